@@ -1,0 +1,183 @@
+"""Causal self-attention: the only layer in which one position reads another.
+
+Dimension key, used for every shape in this package:
+  B batch   T query tokens in this call   S key slots   H heads
+  D head size   C hidden size (H * D)     V vocabulary
+"""
+
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from tf_gpt.layers.products import Projection
+
+# Added to no score; it replaces scores. Large enough to vanish in a float32
+# softmax, finite so that a fully masked (padding) row gives numbers, not NaN.
+MASKED_SCORE = -1e9
+
+
+class KVCache(NamedTuple):
+    """Keys and values one layer has seen; both (B, H, S, D), compute dtype."""
+
+    keys: Any
+    values: Any
+
+
+def causal_mask(n_queries, n_keys, first_position=0):
+    """Returns a bool (1, 1, T, S) mask, True where a query may read a key.
+
+    Query t stands at slot `first_position + t` and reads keys at or before
+    that slot. `first_position` may be a tensor, so that one compiled decoding
+    step serves every position.
+    """
+    query_positions = first_position + ops.arange(n_queries)[:, None]  # (T, 1)
+    key_positions = ops.arange(n_keys)[None, :]  # (1, S)
+    return (key_positions <= query_positions)[None, None]
+
+
+def write_slots(slots, new, index):
+    """Returns `slots` with `new` in place of the entries from `index` on.
+
+    Args:
+        slots: (B, H, S, D).
+        new: (B, H, T, D), of the same dtype.
+        index: Int scalar; `index + T <= S`.
+
+    A one-token write chooses by comparison, which every runtime has; TensorFlow
+    compiles `slice_update` by XLA alone, and TF Serving refuses that.
+    """
+    n_slots, n_new = slots.shape[2], new.shape[2]
+    if n_new == n_slots:
+        return new
+    if n_new == 1:
+        is_target = ops.arange(n_slots)[:, None] == index  # (S, 1)
+        return ops.where(is_target, new, slots)
+    # Every slot looks up the token that it would take; most take none.
+    source = ops.arange(n_slots) - index  # (S,)
+    shifted = ops.take(new, ops.clip(source, 0, ops.shape(new)[2] - 1), axis=2)
+    is_target = (source >= 0) & (source < ops.shape(new)[2])
+    return ops.where(is_target[:, None], shifted, slots)
+
+
+@keras.saving.register_keras_serializable(package="tf_gpt")
+class CausalSelfAttention(keras.layers.Layer):
+    """Multi-head self-attention with an optional fixed-size cache.
+
+    Args:
+        n_head: Number of heads H. Must divide the hidden size.
+        attn_pdrop: Dropout rate on the attention weights.
+        resid_pdrop: Dropout rate on the output projection.
+        initializer_range: Standard deviation of the initial kernels.
+
+    Call arguments:
+        x: Float (B, T, C).
+        visible: Bool, broadcastable to (B, H, T, S); True = may read.
+            S is T without a cache and the cache's slot count with one.
+        cache: `KVCache`, or `()` for none. (Never None: a Keras graph and a
+            `tf.while_loop` refuse None among outputs, and take `()`.)
+        cache_index: Int scalar, the slot of the first token of `x`. The caller
+            keeps `cache_index + T <= S`.
+        head_mask: Float, broadcastable to (B, H, T, S), multiplied into the
+            attention weights; `()` for none.
+        training: Whether to apply dropout.
+
+    Returns:
+        `(y, cache, weights)`: y is (B, T, C); cache has slots `cache_index` to
+        `cache_index + T` overwritten, and is `()` if `()` came in; weights
+        (B, H, T, S) are what each query read of each key.
+
+    Raises:
+        ValueError: On build, if `n_head` does not divide the hidden size.
+
+    Source: Radford et al. 2018, section 3.1; weight names as released.
+    """
+
+    def __init__(
+        self,
+        n_head,
+        attn_pdrop=0.1,
+        resid_pdrop=0.1,
+        initializer_range=0.02,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.n_head = n_head
+        self.attn_pdrop = attn_pdrop
+        self.resid_pdrop = resid_pdrop
+        self.initializer_range = initializer_range
+
+    def build(self, x_shape):
+        n_embd = x_shape[-1]
+        if n_embd % self.n_head:
+            raise ValueError(
+                "`n_head` must divide the hidden size. "
+                f"Received: n_head={self.n_head}, hidden size={n_embd}."
+            )
+        self.c_attn = self._projection(3 * n_embd, "c_attn")
+        self.c_proj = self._projection(n_embd, "c_proj")
+        self.attn_dropout = keras.layers.Dropout(
+            self.attn_pdrop, dtype=self.dtype_policy
+        )
+        self.resid_dropout = keras.layers.Dropout(
+            self.resid_pdrop, dtype=self.dtype_policy
+        )
+        self.c_attn.build(x_shape)
+        self.c_proj.build(x_shape)
+
+    def call(
+        self, x, visible, cache=(), cache_index=0, head_mask=(), training=None
+    ):
+        query, key, value = [
+            self._split_heads(part)  # (B, T, C) -> (B, H, T, D)
+            for part in ops.split(self.c_attn(x), 3, axis=-1)
+        ]
+        if cache:
+            cache = KVCache(
+                keys=write_slots(cache.keys, key, cache_index),
+                values=write_slots(cache.values, value, cache_index),
+            )
+            key, value = cache  # (B, H, S, D)
+
+        scores = ops.einsum("bhtd,bhsd->bhts", query, key)
+        scores = scores / query.shape[-1] ** 0.5
+        # Softmax in float32 whatever the policy: bfloat16 sums lose tokens.
+        scores = ops.cast(scores, "float32")
+        scores = ops.where(visible, scores, MASKED_SCORE)
+        weights = ops.cast(ops.softmax(scores, axis=-1), value.dtype)
+        weights = self.attn_dropout(weights, training=training)
+        if not isinstance(head_mask, tuple):
+            weights = weights * ops.cast(head_mask, weights.dtype)
+
+        y = self._merge_heads(ops.einsum("bhts,bhsd->bhtd", weights, value))
+        y = self.resid_dropout(self.c_proj(y), training=training)
+        return y, cache, weights
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "n_head": self.n_head,
+            "attn_pdrop": self.attn_pdrop,
+            "resid_pdrop": self.resid_pdrop,
+            "initializer_range": self.initializer_range,
+        }
+
+    def _projection(self, units, name):
+        return Projection(
+            units,
+            kernel_initializer=keras.initializers.RandomNormal(
+                stddev=self.initializer_range
+            ),
+            dtype=self.dtype_policy,
+            name=name,
+        )
+
+    def _split_heads(self, x):
+        batch, length, n_embd = ops.shape(x)
+        x = ops.reshape(x, (batch, length, self.n_head, n_embd // self.n_head))
+        return ops.transpose(x, (0, 2, 1, 3))
+
+    def _merge_heads(self, x):
+        batch, n_head, length, head_size = ops.shape(x)
+        x = ops.transpose(x, (0, 2, 1, 3))
+        return ops.reshape(x, (batch, length, n_head * head_size))

@@ -1,0 +1,78 @@
+"""Matrix products whose cost is reading the weights.
+
+With one row the product is bound by memory, and XLA on a CPU computes it on
+one thread, at half of what the memory gives. Written as a batched product it
+runs on every thread. From two rows on the ordinary product is threaded.
+"""
+
+import keras
+from keras import ops
+
+# How many pieces a one-row product is cut into; more than enough for the cores
+# of a small machine, and few enough that a piece is long.
+N_PIECES = 8
+
+
+def has_one_row(x):
+    """Returns whether x (..., K), of static shape, is one row."""
+    rows = x.shape[:-1]
+    return all(size == 1 for size in rows)
+
+
+def one_row_product(x, kernel):
+    """Returns x @ kernel for one row, summed over pieces of the inputs.
+
+    Args:
+        x: Float (..., K), leading sizes 1.
+        kernel: Float (K, N).
+
+    Returns:
+        Float (..., N).
+    """
+    n_in, n_out = kernel.shape
+    pieces = _largest_divisor(n_in, N_PIECES)
+    partial = ops.matmul(
+        ops.reshape(x, (pieces, 1, n_in // pieces)),
+        ops.reshape(kernel, (pieces, n_in // pieces, n_out)),
+    )  # (pieces, 1, N)
+    return ops.reshape(ops.sum(partial, axis=0), (*x.shape[:-1], n_out))
+
+
+def tied_logits(hidden, table):
+    """Returns the scores of each token: hidden @ table transposed.
+
+    Args:
+        hidden: Float (..., C).
+        table: Float (V, C), the token embeddings, to which the head is tied.
+
+    Returns:
+        Float (..., V).
+
+    Source: Radford et al. 2018, section 3.1, equation 2.
+    """
+    vocab_size, n_embd = table.shape
+    pieces = _largest_divisor(vocab_size, N_PIECES)
+    if pieces == 1 or not has_one_row(hidden):
+        return ops.matmul(hidden, ops.transpose(table))
+    # Here the pieces are rows of the table: each gives its own tokens' scores.
+    scores = ops.einsum(
+        "pvc,c->pv",
+        ops.reshape(table, (pieces, vocab_size // pieces, n_embd)),
+        ops.reshape(hidden, (n_embd,)),
+    )
+    return ops.reshape(scores, (*hidden.shape[:-1], vocab_size))
+
+
+def _largest_divisor(size, limit):
+    return next(d for d in range(limit, 0, -1) if size % d == 0)
+
+
+@keras.saving.register_keras_serializable(package="tf_gpt")
+class Projection(keras.layers.Dense):
+    """`keras.layers.Dense` that reads its kernel at memory speed for one row."""
+
+    def call(self, inputs, training=None):
+        if not has_one_row(inputs) or self.quantization_mode is not None:
+            return super().call(inputs, training=training)
+        y = one_row_product(inputs, ops.convert_to_tensor(self.kernel))
+        return y + self.bias if self.use_bias else y

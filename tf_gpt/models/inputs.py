@@ -1,0 +1,145 @@
+"""Call arguments of the models: from dict or keywords, checked once."""
+
+import numpy as np
+from keras import ops
+
+# Of every model; a head adds its own. Tensors first, then options.
+TENSORS = (
+    "input_ids",
+    "attention_mask",
+    "token_type_ids",
+    "position_ids",
+    "head_mask",
+    "inputs_embeds",
+)
+OPTIONS = ("output_attentions", "output_hidden_states", "return_dict")
+
+
+def unpack(first, named, allowed):
+    """Returns the call arguments as one dict, absent ones left out.
+
+    Args:
+        first: The first call argument: token ids, or a dict of arguments.
+        named: Dict of the keyword arguments.
+        allowed: Names that may occur.
+
+    Raises:
+        ValueError: If an argument is unknown or came twice.
+    """
+    named = {name: value for name, value in named.items() if value is not None}
+    given = dict(first) if isinstance(first, dict) else {"input_ids": first}
+    given = {name: value for name, value in given.items() if value is not None}
+    twice = given.keys() & named.keys()
+    if twice:
+        raise ValueError(f"Received twice, in the dict and by name: {sorted(twice)}.")
+    inputs = given | named
+    unknown = inputs.keys() - set(allowed)
+    if unknown:
+        raise ValueError(
+            f"Unknown inputs: {sorted(unknown)}. Allowed: {', '.join(allowed)}."
+        )
+    return inputs
+
+
+def check(inputs, config, ranks=(2,)):
+    """Checks the tensors that the body takes against the config.
+
+    Args:
+        inputs: Dict as `unpack` returns it.
+        config: `OpenAIGPTConfig`.
+        ranks: Ranks that `input_ids` may have.
+
+    Raises:
+        ValueError: Both or neither of `input_ids` and `inputs_embeds`; a rank,
+            shape, dtype or length that does not fit; ids out of range (where
+            the values are known: eagerly).
+    """
+    ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
+    if (ids is None) == (embeds is None):
+        raise ValueError(
+            "Pass exactly one of `input_ids` and `inputs_embeds`. Received: "
+            + ("neither." if ids is None else "both.")
+        )
+    if ids is None:
+        _check_rank("inputs_embeds", embeds, [rank + 1 for rank in ranks])
+        if embeds.shape[-1] != config.n_embd:
+            raise ValueError(
+                "The last dimension of `inputs_embeds` must be the hidden size "
+                f"{config.n_embd}. Received: shape {tuple(embeds.shape)}."
+            )
+        shape = tuple(embeds.shape)[:-1]
+    else:
+        _check_rank("input_ids", ids, ranks)
+        shape = tuple(ids.shape)
+        check_ids("input_ids", ids, config.vocab_size)
+    length = shape[-1]
+    if length is not None and length > config.n_positions and not inputs.get("caches"):
+        raise ValueError(
+            f"A sequence may have at most `n_positions`={config.n_positions} tokens. "
+            f"Received: {length}."
+        )
+    for name, limit in (
+        ("token_type_ids", config.vocab_size),
+        ("position_ids", config.n_positions),
+    ):
+        if name in inputs:
+            value = inputs[name]
+            _check_shape(name, value, shape, may_broadcast=name == "position_ids")
+            check_ids(name, value, limit)
+    if "attention_mask" in inputs and not inputs.get("caches"):
+        _check_shape("attention_mask", inputs["attention_mask"], shape)
+    if "head_mask" in inputs:
+        sizes = tuple(inputs["head_mask"].shape)
+        if sizes not in ((config.n_head,), (config.n_layer, config.n_head)):
+            raise ValueError(
+                "`head_mask` must have the shape (n_head,) or (n_layer, n_head) = "
+                f"({config.n_layer}, {config.n_head}). Received: {sizes}."
+            )
+
+
+def check_ids(name, ids, limit):
+    """Raises ValueError unless `ids` are integers in [0, limit), as far as known."""
+    dtype = str(getattr(ids.dtype, "name", ids.dtype))
+    if "int" not in dtype:
+        raise ValueError(f"`{name}` must be integers. Received: dtype {dtype}.")
+    values = concrete(ids)
+    if values is not None and values.size:
+        low, high = values.min(), values.max()
+        if low < 0 or high >= limit:
+            raise ValueError(
+                f"`{name}` must be in [0, {limit}). Received values from {low} to "
+                f"{high}."
+            )
+
+
+def concrete(x):
+    """Returns a tensor's values as NumPy, None while tracing."""
+    if isinstance(x, np.ndarray):
+        return x
+    if not hasattr(x, "numpy") and not hasattr(x, "addressable_shards"):
+        return None
+    try:
+        return ops.convert_to_numpy(x)
+    except Exception:  # a tracer of whatever backend: the values are not there
+        return None
+
+
+def _check_rank(name, value, ranks):
+    if len(value.shape) not in ranks:
+        raise ValueError(
+            f"`{name}` must have rank {' or '.join(map(str, ranks))}. "
+            f"Received: shape {tuple(value.shape)}."
+        )
+
+
+def _check_shape(name, value, shape, may_broadcast=False):
+    received = tuple(value.shape)
+    fits = len(received) == len(shape) and all(
+        a is None or b is None or a == b or (may_broadcast and a == 1)
+        for a, b in zip(received, shape, strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"`{name}` must have the shape of the tokens, {shape}. "
+            f"Received: {received}."
+        )

@@ -1,0 +1,152 @@
+"""`OpenAIGPTLMHeadModel`: the language model; its head is the token table."""
+
+import keras
+from keras import ops
+
+from tf_gpt.layers.products import tied_logits
+from tf_gpt.models import inputs as call_inputs
+from tf_gpt.models.gpt import OpenAIGPTModel
+from tf_gpt.models.pretrained import PreTrained
+from tf_gpt.outputs import CausalLMOutput
+
+IGNORED_LABEL = -100
+
+
+@keras.saving.register_keras_serializable(package="tf_gpt")
+class OpenAIGPTLMHeadModel(PreTrained, keras.Model):
+    """GPT-1 with its language-model head, which is tied to the token table.
+
+    Args:
+        config: `OpenAIGPTConfig`, or a dict of its fields.
+        **kwargs: `name`, and `dtype`: a Keras dtype or policy.
+
+    Call arguments: those of `OpenAIGPTModel` (but for the caches), and
+        labels: Int (B, T), the token ids themselves: the loss compares the
+            scores at t with the label at t + 1. -100 is left out.
+
+    Returns:
+        `CausalLMOutput`.
+
+    Raises:
+        ValueError: As `OpenAIGPTModel`, and if `labels` do not fit.
+
+    Source: Radford et al. 2018, section 3.1, equations 1 and 2.
+    """
+
+    def __init__(self, config, **kwargs):
+        super().__init__(**kwargs)
+        self.config = self.as_config(config)
+        self.transformer = OpenAIGPTModel(
+            self.config, name="transformer", dtype=self.dtype_policy
+        )
+        self.built = True
+
+    def build(self, input_shape=None):
+        """Does nothing: the body was built with the config's sizes."""
+
+    def call(
+        self, input_ids=None, attention_mask=None, *, training=None, **options
+    ):
+        inputs = call_inputs.unpack(
+            input_ids,
+            {"attention_mask": attention_mask, **options},
+            (*call_inputs.TENSORS, "labels", *call_inputs.OPTIONS),
+        )
+        labels = inputs.pop("labels", None)
+        body = self.run_body(inputs, training)
+        logits = self.logits(body.last_hidden_state)
+        return self.finish(
+            CausalLMOutput(
+                loss=None if labels is None else next_token_loss(logits, labels),
+                logits=logits,
+                hidden_states=body.hidden_states,
+                attentions=body.attentions,
+            ),
+            inputs,
+        )
+
+    def logits(self, hidden):
+        """Returns the scores (..., V) of hidden states (..., C)."""
+        table = ops.cast(self.transformer.tokens_embed.embeddings, hidden.dtype)
+        return tied_logits(hidden, table)
+
+    def decode(
+        self, token_ids, caches, *, index, position_ids, attention_mask, last_only
+    ):
+        """Runs tokens through the model on top of the caches.
+
+        Args:
+            token_ids: Int (B, T).
+            caches: As from `OpenAIGPTModel.make_caches`.
+            index: Int scalar, the slot of the first token.
+            position_ids: Int (B, T).
+            attention_mask: Int (B, S), 0 at slots that hold padding.
+            last_only: Whether to score the last token alone: the prompt's other
+                scores are the larger part of its cost.
+
+        Returns:
+            `(logits, caches)`: float32 (B, T, V), or (B, 1, V) if `last_only`,
+            and the caches with the tokens in them.
+        """
+        body = self.transformer(
+            token_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            caches=caches,
+            cache_index=index,
+            return_dict=True,
+        )
+        hidden = body.last_hidden_state
+        if last_only:
+            hidden = hidden[:, -1:]
+        return ops.cast(self.logits(hidden), "float32"), body.caches
+
+
+def next_token_loss(logits, labels):
+    """Returns the mean cross-entropy of each next token, in float32.
+
+    Args:
+        logits: Float (..., T, V).
+        labels: Int (..., T), shifted here; `IGNORED_LABEL` is left out.
+
+    Returns:
+        Float32 scalar; 0 if every label is left out.
+
+    Raises:
+        ValueError: If the shape or dtype of `labels` does not fit.
+    """
+    check_labels(labels, tuple(logits.shape)[:-1], logits.shape[-1])
+    return ops.divide_no_nan(*_summed(logits[..., :-1, :], labels[..., 1:]))
+
+
+def _summed(logits, labels):
+    kept = ops.not_equal(labels, IGNORED_LABEL)
+    losses = ops.sparse_categorical_crossentropy(
+        ops.where(kept, labels, 0), ops.cast(logits, "float32"), from_logits=True
+    )
+    kept = ops.cast(kept, "float32")
+    return ops.sum(losses * kept), ops.sum(kept)
+
+
+def check_labels(labels, shape, n_classes):
+    """Raises ValueError unless `labels` are integers of this shape and range."""
+    received = tuple(labels.shape)
+    if len(received) != len(shape) or any(
+        a is not None and b is not None and a != b
+        for a, b in zip(received, shape, strict=True)
+    ):
+        raise ValueError(
+            f"`labels` must have the shape of the tokens, {shape}. "
+            f"Received: {received}."
+        )
+    dtype = str(getattr(labels.dtype, "name", labels.dtype))
+    if "int" not in dtype:
+        raise ValueError(f"`labels` must be integers. Received: dtype {dtype}.")
+    values = call_inputs.concrete(labels)
+    if values is not None:
+        values = values[values != IGNORED_LABEL]
+        if values.size and (values.min() < 0 or values.max() >= n_classes):
+            raise ValueError(
+                f"`labels` must be in [0, {n_classes}) or {IGNORED_LABEL}. Received "
+                f"values from {values.min()} to {values.max()}."
+            )
