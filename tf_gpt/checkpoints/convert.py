@@ -1,0 +1,248 @@
+"""Read, rename, transpose the heads, compare, assign; and back.
+
+Works on a dict of weight paths and Keras variables, never on a model.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from tf_gpt.checkpoints import names
+from tf_gpt.checkpoints.readers import Checkpoint, open_checkpoint
+from tf_gpt.checkpoints.stored import WEIGHT_TYPES, StoredTensor, regions_equal
+from tf_gpt.errors import CheckpointError
+
+_TIED = "lm_head.weight"
+_TOKENS = "tokens_embed/embeddings"
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadingReport:
+    """What of a checkpoint and a model did not meet.
+
+    Args:
+        missing: Weight paths of the model that the checkpoint lacks: a head
+            that keeps its fresh values.
+        unexpected: Checkpoint entries the model has no weight for: a head.
+        mismatched: `(entry name, shape in the checkpoint, shape in the model)`
+            of the weights that kept their fresh values because of their shape.
+    """
+
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    mismatched: tuple[tuple[str, tuple, tuple], ...] = ()
+
+
+def load_weights(
+    variables, checkpoint, *, ignore_mismatched_sizes=False
+) -> LoadingReport:
+    """Fills variables from a checkpoint of any format, one tensor at a time.
+
+    Everything is checked before the first variable changes.
+
+    Args:
+        variables: Dict of weight path, relative to the model, to Keras variable.
+        checkpoint: Path of the weight file or of the index of a sharded one,
+            or an open `Checkpoint`.
+        ignore_mismatched_sizes: Whether a weight of another shape is left as
+            it is and reported, rather than refused.
+
+    Returns:
+        A `LoadingReport`. Heads may be missing on either side; they are
+        reported. Everything else must fit.
+
+    Raises:
+        CheckpointError: If entries are missing, unknown, of another shape or
+            type, not finite, or a stored `lm_head.weight` is not the token
+            table it must be tied to.
+    """
+    if not isinstance(checkpoint, Checkpoint):
+        checkpoint = open_checkpoint(checkpoint)
+    entries = _by_path(checkpoint)
+    missing, unexpected = _compare_names(variables, entries, checkpoint)
+    _check_tied(checkpoint, entries)
+    mismatched = _compare_shapes(variables, entries, checkpoint)
+    if mismatched and not ignore_mismatched_sizes:
+        raise CheckpointError(
+            f"The shapes of {_place(checkpoint)} must be those of the model. Received: "
+            + _shorten(
+                f"{name} {stored} for {wanted}" for name, stored, wanted in mismatched
+            )
+            + ". (`ignore_mismatched_sizes=True` keeps the fresh weights instead.)"
+        )
+    skipped = {name for name, _, _ in mismatched}
+    fitting = {
+        path: tensor
+        for path, tensor in entries.items()
+        if path in variables and tensor.name not in skipped
+    }
+    for tensor in fitting.values():
+        _check_values(tensor)
+    for path, tensor in fitting.items():
+        variable = variables[path]
+        variable.assign(_arrange(tensor, path, checkpoint.layout, variable.shape))
+    return LoadingReport(missing, unexpected, mismatched)
+
+
+def export_weights(variables, prefix=True) -> Iterator[tuple[str, "VariableView"]]:
+    """Yields the PyTorch layout of a model: `(entry name, array)`.
+
+    The arrays have `shape` and `dtype` at once and are read, by `np.asarray`,
+    one by one as they are written.
+
+    Args:
+        variables: Dict of weight path, relative to the model, to Keras variable.
+        prefix: Whether the body's names begin with `transformer.`: True for
+            every class with a head (the LM head included), False for the body.
+
+    Raises:
+        CheckpointError: If a path is no weight of a GPT-1 model.
+    """
+    for path, variable in variables.items():
+        try:
+            name = names.to_pytorch(path, prefix)
+        except KeyError:
+            raise CheckpointError(
+                f"{path!r} is no weight of the released architecture and has no "
+                "name in the PyTorch layout."
+            ) from None
+        yield name, VariableView(variable, transposed=path in names.TRANSPOSED)
+
+
+class VariableView:
+    """A Keras variable as an array that is copied out when asked for."""
+
+    def __init__(self, variable, transposed):
+        self._variable = variable
+        self._transposed = transposed
+        shape = tuple(variable.shape)
+        self.shape = shape[::-1] if transposed else shape
+        self.dtype = str(variable.dtype)
+
+    def __array__(self, dtype=None, copy=None):
+        from keras import ops
+
+        values = ops.convert_to_numpy(self._variable)
+        values = np.ascontiguousarray(values.T) if self._transposed else values
+        return values if dtype is None else values.astype(dtype)
+
+
+def _by_path(checkpoint) -> dict[str, StoredTensor]:
+    """Returns the entries by tf_gpt path; those of no known name by their own."""
+    rename = _RENAME[checkpoint.layout]
+    entries = {}
+    for name, tensor in checkpoint.tensors.items():
+        try:
+            path = rename(name)
+        except KeyError:
+            path = name
+        if path is None:
+            continue
+        if path in entries:
+            raise CheckpointError(
+                f"{_place(checkpoint)} holds one weight twice: as "
+                f"{entries[path].name!r} and as {name!r}."
+            )
+        entries[path] = tensor
+    return entries
+
+
+_RENAME = {
+    "pytorch": names.from_pytorch,
+    "tensorflow": names.from_tensorflow,
+    "openai": lambda path: path,
+}
+
+
+def _compare_names(variables, entries, checkpoint):
+    """Returns `(missing, unexpected)` if both are heads only; raises if not."""
+    missing = [path for path in variables if path not in entries]
+    unexpected = [path for path in entries if path not in variables]
+    strangers = [entries[path].name for path in unexpected if not names.is_head(path)]
+    lacking = [path for path in missing if not names.is_head(path)]
+    if strangers or lacking:
+        hint = ""
+        if any("wte" in name for name in strangers):
+            hint = " Is this GPT-2? It calls its embeddings `wte` and `wpe`."
+        raise CheckpointError(
+            f"{_place(checkpoint)} does not fit the model. "
+            f"The checkpoint lacks: {_shorten(lacking)}. "
+            f"The model lacks: {_shorten(strangers)}.{hint}"
+        )
+    return tuple(missing), tuple(entries[path].name for path in unexpected)
+
+
+def _check_tied(checkpoint, entries):
+    tied = checkpoint.tensors.get(_TIED)
+    if checkpoint.layout != "pytorch" or tied is None or _TOKENS not in entries:
+        return
+    if not regions_equal(tied, entries[_TOKENS]):
+        raise CheckpointError(
+            f"{_place(checkpoint)}: `{_TIED}` must equal "
+            f"`{entries[_TOKENS].name}`, to which GPT ties it, and does not."
+        )
+
+
+def _compare_shapes(variables, entries, checkpoint):
+    """Returns `(entry name, stored shape, the model's)` of those that differ."""
+    return tuple(
+        (tensor.name, tensor.shape, _stored_shape(path, shape, checkpoint.layout))
+        for path, tensor in entries.items()
+        if path in variables
+        and not _fits(
+            tensor.shape, shape := tuple(variables[path].shape), path, checkpoint
+        )
+    )
+
+
+def _fits(stored, shape, path, checkpoint):
+    if stored == _stored_shape(path, shape, checkpoint.layout):
+        return True
+    # Both kept their projections as convolutions of width 1.
+    return checkpoint.layout in ("openai", "tensorflow") and stored == (1, *shape)
+
+
+def _stored_shape(path, shape, layout):
+    """The shape in which a layout stores a weight of ours."""
+    transposed = layout == "pytorch" and path in names.TRANSPOSED
+    return shape[::-1] if transposed else shape
+
+
+def _check_values(tensor):
+    if tensor.dtype not in WEIGHT_TYPES:
+        raise CheckpointError(
+            f"A weight must be stored as {', '.join(WEIGHT_TYPES)}. Received: "
+            f"{tensor.name!r} as {tensor.dtype} in {tensor.file}."
+        )
+    values = tensor.read()
+    # A finite sum has only finite terms and needs no memory; finite terms with
+    # an infinite sum are rare enough to look twice.
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = float(values.sum(dtype="float32"))
+    if math.isfinite(total):
+        return
+    n_bad = values.size - int(np.isfinite(values).sum())
+    if n_bad:
+        raise CheckpointError(
+            f"Weights must be finite. Received: {n_bad} NaN or infinite values of "
+            f"{values.size} in {tensor.name!r} of {tensor.file}."
+        )
+
+
+def _arrange(tensor, path, layout, shape):
+    values = tensor.read()
+    if layout == "pytorch" and path in names.TRANSPOSED:
+        values = values.T
+    return values.reshape(shape)
+
+
+def _place(checkpoint):
+    return str(checkpoint.files[0])
+
+
+def _shorten(items, most=6):
+    items = list(items)
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(map(str, items[:most])) + more if items else "nothing"

@@ -1,0 +1,122 @@
+"""Opens a checkpoint of any format: its entries, described and not yet read.
+
+No renaming happens here: the names are those of the files. Nothing in a
+checkpoint is ever executed.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+from tf_gpt.checkpoints.safetensors_file import open_safetensors
+from tf_gpt.checkpoints.stored import StoredTensor
+from tf_gpt.errors import CheckpointError
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """The entries of a checkpoint, over all its files.
+
+    Args:
+        layout: Whose names and shapes the entries have: "pytorch",
+            "tensorflow" (transformers' TensorFlow classes) or "openai".
+        files: The files read: an index first, then what it names.
+        tensors: The entries by name; each is read when asked for.
+    """
+
+    layout: str
+    files: tuple[pathlib.Path, ...]
+    tensors: dict[str, StoredTensor]
+
+
+def open_checkpoint(file) -> Checkpoint:
+    """Opens a checkpoint by its main file.
+
+    Args:
+        file: The weight file, or the index of a sharded one, whose shards lie
+            beside it.
+
+    Raises:
+        CheckpointError: If the file is of no known format, damaged, or an
+            index names a file that is missing or outside its folder.
+    """
+    file = pathlib.Path(file)
+    if not file.is_file():
+        raise CheckpointError(f"There is no checkpoint file {file}.")
+    if file.name.endswith(".index.json"):
+        return _open_sharded(file)
+    return _open_single(file)
+
+
+def _open_single(file):
+    layout, tensors = _read_entries(file)
+    return Checkpoint(layout, (file,), tensors)
+
+
+def _read_entries(file):
+    """Returns `(layout, tensors)` of one file, by its suffix."""
+    if file.suffix == ".safetensors":
+        tensors, metadata = open_safetensors(file)
+        layout = "tensorflow" if metadata.get("format") == "tf" else "pytorch"
+        return layout, tensors
+    raise CheckpointError(
+        f"A checkpoint file must end in .safetensors. Received: {file}."
+    )
+
+
+def _open_sharded(index):
+    shard_of = read_index(index)
+    layouts = set()
+    tensors = {}
+    files = [index]
+    for name in sorted(set(shard_of.values())):
+        shard = index.parent / name
+        if not shard.is_file():
+            raise CheckpointError(f"{index} names the shard {name}, which is missing.")
+        layout, entries = _read_entries(shard)
+        listed = {entry for entry, place in shard_of.items() if place == name}
+        if listed != entries.keys():
+            raise CheckpointError(
+                f"{index} and its shard {name} must list the same entries. "
+                f"Received: only in the index {sorted(listed - entries.keys())[:5]}, "
+                f"only in the shard {sorted(entries.keys() - listed)[:5]}."
+            )
+        layouts.add(layout)
+        tensors |= entries
+        files.append(shard)
+    if len(layouts) != 1:
+        raise CheckpointError(
+            f"The shards of {index} must all be of one layout. "
+            f"Received: {sorted(layouts)}."
+        )
+    return Checkpoint(layouts.pop(), tuple(files), tensors)
+
+
+def read_index(index) -> dict[str, str]:
+    """Reads the index of a sharded checkpoint: entry name -> file name.
+
+    Raises:
+        CheckpointError: If it is no index, or names a file outside its folder.
+    """
+    index = pathlib.Path(index)
+    try:
+        content = json.loads(index.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{index} cannot be read: {error}.") from error
+    shard_of = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(shard_of, dict) or not shard_of:
+        raise CheckpointError(
+            f"{index}: an index must have a `weight_map` of entry and file names."
+        )
+    for name in shard_of.values():
+        if not isinstance(name, str) or not is_plain_name(name):
+            raise CheckpointError(
+                f"{index}: an index must name files in its own folder. "
+                f"Received: {name!r:.200}."
+            )
+    return shard_of
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name from a checkpoint is a file name and not a path."""
+    return bool(name) and name not in (".", "..") and not set(name) & set("/\\:\0")
