@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 # Public name -> the module that defines it.
 _HOME = {
+    "BatchEncoding": "tf_gpt.tokenization.encoding",
     "OpenAIGPTConfig": "tf_gpt.config",
     "OpenAIGPTTokenizer": "tf_gpt.tokenization.tokenizer",
     "OpenAIGPTTokenizerFast": "tf_gpt.tokenization.fast",

@@ -1,0 +1,192 @@
+"""`OpenAIGPTTokenizerFast`: BERT's words and byte pairs, on `tokenizers`."""
+
+import json
+import logging
+import re
+
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+from tf_gpt.errors import TokenizerError
+from tf_gpt.tokenization import files
+from tf_gpt.tokenization.base import TokenizerBase
+from tf_gpt.tokenization.bpe import END_OF_WORD
+
+logger = logging.getLogger(__name__)
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class OpenAIGPTTokenizerFast(TokenizerBase):
+    """GPT's byte pairs on words split by BERT's rules, in compiled code.
+
+    Equal to `OpenAIGPTTokenizer(pre_tokenizer="basic")`; GPT's authors split
+    words otherwise ("openai"), which no compiled tokenizer does.
+
+    Args:
+        vocab_file, merges_file: Paths of vocab.json and merges.txt.
+        tokenizer_file: Path of a tokenizer.json, in their place.
+        unk_token: What characters become that the vocabulary lacks.
+        vocab, merges: The contents of the files in place of their paths.
+        added_tokens: List of (id, `AddedToken`) to add first, under these ids.
+        options: Those of `TokenizerBase`.
+
+    Raises:
+        TokenizerError: If vocabulary and merges do not fit together, or a
+            tokenizer.json is not of this kind.
+    """
+
+    vocab_files_names = {
+        **TokenizerBase.vocab_files_names,
+        "tokenizer_file": files.TOKENIZER,
+    }
+    is_fast = True
+
+    def __init__(
+        self,
+        vocab_file=None,
+        merges_file=None,
+        tokenizer_file=None,
+        unk_token="<unk>",
+        *,
+        vocab=None,
+        merges=None,
+        added_tokens=(),
+        **options,
+    ):
+        if tokenizer_file is not None:
+            self.backend_tokenizer = _read(tokenizer_file, str(unk_token))
+        else:
+            vocab, merges = files.vocabulary(vocab_file, merges_file, vocab, merges)
+            files.check_vocabulary(vocab, merges, str(unk_token))
+            self.backend_tokenizer = _build(vocab, merges, str(unk_token))
+        self._vocab = self.backend_tokenizer.get_vocab(with_added_tokens=False)
+        self._load_added(added_tokens)
+        super().__init__(unk_token=unk_token, **options)
+
+    @classmethod
+    def _from_files(cls, found, saved, added, arguments):
+        flavour = saved.get("pre_tokenizer")
+        if flavour not in (None, "basic"):
+            logger.warning(
+                "%s was saved with pre_tokenizer=%r, which only OpenAIGPTTokenizer "
+                "has: OpenAIGPTTokenizerFast splits words by BERT's rules instead.",
+                arguments["name_or_path"],
+                flavour,
+            )
+        if files.TOKENIZER in found:
+            names = {"tokenizer_file": found[files.TOKENIZER]}
+        else:
+            names = {
+                "vocab_file": found[files.VOCAB],
+                "merges_file": found[files.MERGES],
+            }
+        return cls(**names, added_tokens=added, **arguments)
+
+    @property
+    def pre_tokenizer(self):
+        """ "basic": words are split by BERT's rules."""
+        return "basic"
+
+    @property
+    def do_lower_case(self):
+        """True: GPT's vocabulary is lower-case."""
+        return True
+
+    # From text to ids.
+
+    def _sequences(self, texts, is_split):
+        encode = self.backend_tokenizer.encode_batch
+        try:
+            return encode(texts, is_pretokenized=is_split, add_special_tokens=False)
+        except (TypeError, UnicodeError):
+            # Half of a UTF-16 pair, which a Python str can hold and UTF-8 cannot.
+            # NUL is removed from text just as such a half is.
+            texts = [
+                [_SURROGATE.sub("\0", word) for word in text]
+                if is_split
+                else _SURROGATE.sub("\0", text)
+                for text in texts
+            ]
+            return encode(texts, is_pretokenized=is_split, add_special_tokens=False)
+
+    # The vocabulary.
+
+    @property
+    def _added(self):
+        return self.backend_tokenizer.get_added_tokens_decoder()
+
+    def _token_to_id(self, token):
+        index = self.backend_tokenizer.token_to_id(token)
+        return (
+            self._vocab[self._special_tokens["unk_token"]] if index is None else index
+        )
+
+    def _id_to_token(self, index):
+        return None if index < 0 else self.backend_tokenizer.id_to_token(index)
+
+    def _add(self, tokens):
+        for token in tokens:
+            if token.special:
+                self.backend_tokenizer.add_special_tokens([token])
+            else:
+                self.backend_tokenizer.add_tokens([token])
+
+    # From ids to text.
+
+    def convert_tokens_to_string(self, tokens):
+        """Returns tokens joined to a text."""
+        return self.backend_tokenizer.decoder.decode(tokens)
+
+    def _decode(self, ids):
+        for index in (min(ids, default=0), max(ids, default=0)):
+            self._checked_token(index)
+        return self.backend_tokenizer.decode(ids, skip_special_tokens=False)
+
+    # Files.
+
+    def _settings(self):
+        return {"pre_tokenizer": "basic"}
+
+    def _contents(self):
+        table = self.backend_tokenizer.to_str(pretty=True)
+        merges = files.vocabulary_from_json(json.loads(table), files.TOKENIZER)[1]
+        return {
+            files.TOKENIZER: table,
+            files.VOCAB: files.dump_json(self._vocab),
+            files.MERGES: files.dump_merges(merges),
+        }
+
+
+def _build(vocab, merges, unk_token):
+    """Returns the `tokenizers` pipeline of GPT."""
+    backend = tokenizers.Tokenizer(
+        models.BPE(
+            vocab=vocab,
+            merges=merges,
+            unk_token=unk_token,
+            end_of_word_suffix=END_OF_WORD,
+            fuse_unk=False,
+        )
+    )
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.BPEDecoder(suffix=END_OF_WORD)
+    return backend
+
+
+def _read(path, unk_token):
+    """Returns the pipeline in a tokenizer.json, checked."""
+    table = files.read_json(path)
+    vocab, merges = files.vocabulary_from_json(table, path)
+    files.check_vocabulary(vocab, merges, unk_token)
+    if table.get("post_processor") is not None:
+        raise TokenizerError(
+            "A GPT tokenizer puts no tokens around a text. Received: a "
+            f"`post_processor` of type {table['post_processor'].get('type')!r} in "
+            f"{str(path)!r}."
+        )
+    backend = tokenizers.Tokenizer.from_file(str(path))
+    backend.no_padding()
+    backend.no_truncation()
+    return backend
