@@ -8,8 +8,11 @@ import dataclasses
 import json
 import pathlib
 
+from tf_gpt.checkpoints.h5_file import open_h5
+from tf_gpt.checkpoints.openai_file import open_openai, piece_files
 from tf_gpt.checkpoints.safetensors_file import open_safetensors
 from tf_gpt.checkpoints.stored import StoredTensor
+from tf_gpt.checkpoints.torch_file import open_torch
 from tf_gpt.errors import CheckpointError
 
 
@@ -33,8 +36,8 @@ def open_checkpoint(file) -> Checkpoint:
     """Opens a checkpoint by its main file.
 
     Args:
-        file: The weight file, or the index of a sharded one, whose shards lie
-            beside it.
+        file: The weight file; the index of a sharded one, whose shards lie
+            beside it; or OpenAI's `params_shapes.json`, with its pieces.
 
     Raises:
         CheckpointError: If the file is of no known format, damaged, or an
@@ -50,17 +53,25 @@ def open_checkpoint(file) -> Checkpoint:
 
 def _open_single(file):
     layout, tensors = _read_entries(file)
-    return Checkpoint(layout, (file,), tensors)
+    files = (file, *piece_files(file)) if layout == "openai" else (file,)
+    return Checkpoint(layout, files, tensors)
 
 
 def _read_entries(file):
-    """Returns `(layout, tensors)` of one file, by its suffix."""
+    """Returns `(layout, tensors)` of one file, by its name."""
     if file.suffix == ".safetensors":
         tensors, metadata = open_safetensors(file)
         layout = "tensorflow" if metadata.get("format") == "tf" else "pytorch"
         return layout, tensors
+    if file.suffix in (".bin", ".pt", ".pth"):
+        return "pytorch", open_torch(file)
+    if file.suffix in (".h5", ".hdf5"):
+        return "tensorflow", open_h5(file)
+    if file.name == "params_shapes.json":
+        return "openai", open_openai(file)
     raise CheckpointError(
-        f"A checkpoint file must end in .safetensors. Received: {file}."
+        "A checkpoint's main file must end in .safetensors, .bin, .h5 or .index.json, "
+        f"or be `params_shapes.json`. Received: {file}."
     )
 
 
@@ -73,8 +84,16 @@ def _open_sharded(index):
         shard = index.parent / name
         if not shard.is_file():
             raise CheckpointError(f"{index} names the shard {name}, which is missing.")
+        if shard.suffix == ".json":
+            raise CheckpointError(f"{index} must name weight files. Received: {name}.")
         layout, entries = _read_entries(shard)
         listed = {entry for entry, place in shard_of.items() if place == name}
+        if layout == "tensorflow":
+            # Its indexes name the class first; its files do not.
+            listed = {
+                entry if entry in entries else entry.partition("/")[2]
+                for entry in listed
+            }
         if listed != entries.keys():
             raise CheckpointError(
                 f"{index} and its shard {name} must list the same entries. "
@@ -82,6 +101,10 @@ def _open_sharded(index):
                 f"only in the shard {sorted(entries.keys() - listed)[:5]}."
             )
         layouts.add(layout)
+        if twice := sorted(tensors.keys() & entries.keys()):
+            raise CheckpointError(
+                f"The shards of {index} hold one entry twice: {twice[0]!r:.200}."
+            )
         tensors |= entries
         files.append(shard)
     if len(layouts) != 1:

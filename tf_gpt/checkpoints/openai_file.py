@@ -1,0 +1,130 @@
+"""The weights as OpenAI released them: `params_0.npy` to `params_9.npy`.
+
+The files hold one flat float32 array, cut into ten pieces in no relation to
+the tensors. `params_shapes.json` lists the shapes: positions first, then the
+tokens, then twelve tensors a block. No file of names is needed.
+"""
+
+import functools
+import itertools
+import json
+import math
+import pathlib
+import tokenize
+
+import numpy as np
+
+from tf_gpt.checkpoints import names
+from tf_gpt.checkpoints.stored import (
+    NUMPY_TYPES,
+    WEIGHT_TYPES,
+    StoredTensor,
+    aligned_empty,
+    is_shape,
+)
+from tf_gpt.errors import CheckpointError
+
+N_FILES = 10
+
+
+def open_openai(shapes_file) -> dict[str, StoredTensor]:
+    """Describes the tensors of a release, by tf_gpt path.
+
+    Args:
+        shapes_file: `params_shapes.json`; the pieces lie beside it.
+
+    Raises:
+        CheckpointError: If a piece is missing or damaged, or the pieces do not
+            hold as many values as the shapes say.
+    """
+    shapes_file = pathlib.Path(shapes_file)
+    shapes = _read_shapes(shapes_file)
+    pieces = piece_files(shapes_file)
+    arrays = [_open_piece(piece) for piece in pieces]
+    dtypes = {str(array.dtype) for array in arrays}
+    if len(dtypes) != 1 or not dtypes <= set(WEIGHT_TYPES):
+        raise CheckpointError(
+            f"{pieces[0].parent}: the pieces must all be float32 or all float16. "
+            f"Received: {', '.join(sorted(dtypes))}."
+        )
+    dtype = dtypes.pop()
+    ends = list(itertools.accumulate(array.size for array in arrays))
+    n_wanted = sum(map(math.prod, shapes))
+    if n_wanted != ends[-1]:
+        raise CheckpointError(
+            f"{shapes_file} describes {n_wanted} values, but {pieces[0].name} to "
+            f"{pieces[-1].name} hold {ends[-1]}."
+        )
+    tensors = {}
+    position = 0
+    paths = names.openai_paths((len(shapes) - 2) // len(names.BLOCK))
+    for name, shape in zip(paths, shapes, strict=True):
+        load = functools.partial(_load, pieces, ends, position, shape, dtype)
+        tensors[name] = StoredTensor(name, shape, dtype, shapes_file, load)
+        position += math.prod(shape)
+    return tensors
+
+
+def piece_files(shapes_file) -> list[pathlib.Path]:
+    """Returns the paths of the ten pieces beside `params_shapes.json`."""
+    folder = pathlib.Path(shapes_file).parent
+    return [folder / f"params_{number}.npy" for number in range(N_FILES)]
+
+
+def _read_shapes(file):
+    try:
+        shapes = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}.") from error
+    if not isinstance(shapes, list) or not all(map(is_shape, shapes)):
+        raise CheckpointError(f"{file} must be a list of shapes.")
+    n_blocks, rest = divmod(len(shapes) - 2, len(names.BLOCK))
+    if n_blocks < 1 or rest:
+        raise CheckpointError(
+            f"{file} must list two tables and {len(names.BLOCK)} shapes a block. "
+            f"Received: {len(shapes)} shapes."
+        )
+    return [tuple(shape) for shape in shapes]
+
+
+def _open_piece(file):
+    """Maps one piece; its values are read when they are touched."""
+    if not file.is_file():
+        raise CheckpointError(f"OpenAI's weights lack the piece {file}.")
+    try:
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+    # `np.load` takes any file that is neither an archive nor an array for a
+    # pickle, and refuses it. An array's header is a Python literal: the last four.
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        TypeError,
+        SyntaxError,
+        RecursionError,
+        MemoryError,
+        tokenize.TokenError,
+    ) as error:
+        raise CheckpointError(
+            f"{file} is truncated or no .npy file: {str(error)[:200]}."
+        ) from error
+    if not isinstance(array, np.memmap) or array.ndim != 1:
+        raise CheckpointError(f"{file} must hold one array of one axis.")
+    return array
+
+
+def _load(pieces, ends, position, shape, dtype):
+    """Reads a tensor from the pieces it runs through."""
+    values = aligned_empty(shape, NUMPY_TYPES[dtype])
+    flat = values.reshape(-1)
+    end = position + flat.size
+    for file, piece_start, piece_end in zip(pieces, [0, *ends], ends, strict=False):
+        start, stop = max(position, piece_start), min(end, piece_end)
+        if start < stop:
+            array = _open_piece(file)
+            if array.size != piece_end - piece_start:
+                raise CheckpointError(f"{file} changed while it was read.")
+            flat[start - position : stop - position] = array[
+                start - piece_start : stop - piece_start
+            ]
+    return values
