@@ -9,11 +9,15 @@
 
 Each flavour works in two steps: `chunks(text)` cleans a text and cuts it at white
 space, and `split(chunk)` gives the words of one chunk. A chunk's words depend on
-nothing outside it, so callers may remember them.
+nothing outside it, so callers may remember them; where they do, `split` raises
+`NeighboursMatter`, and `join(chunks)` gives the words of all of them.
+`traced_words(text)` gives the words with the place of every character.
 """
 
 import re
 import unicodedata
+
+from tf_gpt.tokenization.alignment import Traced
 
 FLAVOURS = ("openai", "basic", "transformers")
 
@@ -23,12 +27,21 @@ _CLEAN_ASCII = re.compile(r"[\n -%'-~]*")
 _ASCII_FORMS = str.maketrans(
     {"—": "-", "–": "-", "―": "-", "…": "...", "´": "'"}  # dashes, dots, acute
 )
+_WORD = re.compile(r"\S+")
+_LINE_BREAK = (re.compile(r"\s*\n\s*"), " \n ")
+_SPACES = (re.compile(r"[^\S\n]+"), " ")
 # OpenAI's pattern names the backslash too, but in a string that is not raw, so it
 # never matched one. transformers made the string raw.
-_RUN_OF_PUNCTUATION = re.compile(r"""(([-~!";?+,)(/*\[\]}{|_])\2*)""")
-_RUN_OR_BACKSLASHES = re.compile(r"""(([-~!";?+,)(\\/*\[\]}{|_])\2*)""")
-_LINE_BREAK = re.compile(r"\s*\n\s*")
-_SPACES = re.compile(r"[^\S\n]+")
+OPENAI_STEPS = (
+    (re.compile(r"""(([-~!";?+,)(/*\[\]}{|_])\2*)"""), r" \1 "),
+    _LINE_BREAK,
+    _SPACES,
+)
+TRANSFORMERS_STEPS = (
+    (re.compile(r"""(([-~!";?+,)(\\/*\[\]}{|_])\2*)"""), r" \1 "),
+    _LINE_BREAK,
+    _SPACES,
+)
 
 # spaCy keeps every string that it has seen. A new one after so many chunks
 # bounds the memory of long runs.
@@ -62,20 +75,15 @@ def pre_tokenizer(flavour):
     )
 
 
-def standardize(text, backslashes=False):
+def standardize(text, steps=OPENAI_STEPS):
     """Sets runs of punctuation apart and straightens white space.
-
-    Args:
-        text: Str.
-        backslashes: Whether runs of backslashes are set apart too.
 
     Source: `text_standardize` in OpenAI's `text_utils.py`.
     """
     text = text.translate(_ASCII_FORMS)
-    pattern = _RUN_OR_BACKSLASHES if backslashes else _RUN_OF_PUNCTUATION
-    text = pattern.sub(r" \1 ", text)
-    text = _LINE_BREAK.sub(" \n ", text)
-    return _SPACES.sub(" ", text).strip()
+    for pattern, template in steps:
+        text = pattern.sub(template, text)
+    return text.strip()
 
 
 def lower_each(text):
@@ -83,6 +91,10 @@ def lower_each(text):
     if text.isascii() or "Σ" not in text:
         return text.lower()
     return text.replace("Σ", "σ").lower()
+
+
+class NeighboursMatter(Exception):
+    """The words of a chunk could depend on the chunks around it."""
 
 
 class SpacyRules:
@@ -96,6 +108,7 @@ class SpacyRules:
         import ftfy
 
         self.lower_first = lower_first
+        self._steps = TRANSFORMERS_STEPS if lower_first else OPENAI_STEPS
         self._fix_text = ftfy.fix_text
         self._start_spacy()
 
@@ -105,27 +118,80 @@ class SpacyRules:
         if not _CLEAN_ASCII.fullmatch(text):
             text = self._fix_text(text)
         # Not `.split()`: a line break is a word of its own, `\n</w>`.
-        return [
-            chunk for chunk in standardize(text, self.lower_first).split(" ") if chunk
-        ]
+        return [c for c in standardize(text, self._steps).split(" ") if c]
 
     def split(self, chunk):
-        return [word.lower() for word in self.tokens(chunk)]
-
-    def tokens(self, chunk):
-        """Returns spaCy's tokens of one chunk, in their original case."""
-        if chunk == "\n":  # spaCy calls all white space a token
+        if chunk == "\n":
             return ["\n"]
         self._n_chunks += 1
         if self._n_chunks > _CHUNKS_PER_SPACY:
             self._start_spacy()
-        return [token.text for token in self._spacy(chunk)]
+        words = [token.text for token in self._spacy(chunk)]
+        # spaCy looks for its special cases in the whole text, the longest first,
+        # whatever the white space between their tokens, and compares the white
+        # space only then: in "why:o )" it finds ":o)", drops it for the space,
+        # and has lost ":o", which it finds in "why:o" alone.
+        if len(words) > 1 and words != [t.text for t in self._spacy_unsearched(chunk)]:
+            raise NeighboursMatter
+        return [word.lower() for word in words]
+
+    def join(self, chunks):
+        return [
+            "\n" if token.is_space else token.text.lower()
+            for token in self._spacy(" ".join(chunks))
+        ]
+
+    def traced_words(self, text):
+        traced = Traced(text)
+        if self.lower_first:
+            traced = traced.map(str.lower)
+        traced = traced.replaced_by(self._fix_text(traced.text))
+        traced = traced.map(lambda c: c.translate(_ASCII_FORMS))
+        for pattern, template in self._steps:
+            traced = traced.sub(pattern, template)
+        traced = traced.strip()
+        words = []
+        for token in self._spacy(traced.text):
+            if token.is_space:
+                words.append(traced[token.idx : token.idx + 1])
+                continue
+            word = traced[token.idx : token.idx + len(token)]
+            # A word's lower case can differ from its letters' (final sigma).
+            words.append(Traced(word.text.lower(), word.map(str.lower).spans))
+        return words
 
     def _start_spacy(self):
         from spacy.lang.en import English
 
         self._spacy = English().tokenizer
+        self._spacy_unsearched = _without_search(self._spacy)
         self._n_chunks = 0
+
+
+def _without_search(spacy):
+    """Returns spaCy's tokenizer, less the search for special cases inside chunks.
+
+    It searches for those that its rules for prefixes, suffixes and infixes would
+    take apart, and finds out which when it is made.
+    """
+    from spacy.tokenizer import Tokenizer
+
+    made = False
+
+    def later(rule, nothing):
+        return lambda string: rule(string) if made else nothing
+
+    unsearched = Tokenizer(
+        spacy.vocab,
+        rules=spacy.rules,
+        prefix_search=later(spacy.prefix_search, None),
+        suffix_search=later(spacy.suffix_search, None),
+        infix_finditer=later(spacy.infix_finditer, ()),
+        token_match=spacy.token_match,
+        url_match=spacy.url_match,
+    )
+    made = True
+    return unsearched
 
 
 class Basic:
@@ -138,12 +204,25 @@ class Basic:
         return text.split()
 
     def split(self, chunk):
-        word = "".join(
-            c
-            for c in unicodedata.normalize("NFD", chunk)
-            if unicodedata.category(c) != "Mn"
-        )
-        return "".join(f" {c} " if is_punctuation(c) else c for c in word).split()
+        if not chunk.isascii():
+            chunk = _strip_accents(chunk)
+        return "".join(f" {c} " if is_punctuation(c) else c for c in chunk).split()
+
+    def traced_words(self, text):
+        traced = Traced(text).map(str.lower).map(_clean_character)
+        traced = traced.replaced_by(unicodedata.normalize("NFC", traced.text))
+        words = []
+        for match in _WORD.finditer(traced.text):
+            chunk = traced[match.start() : match.end()]
+            chunk = chunk.map(_strip_accents).replaced_by(_strip_accents(chunk.text))
+            chunk = chunk.map(lambda c: f" {c} " if is_punctuation(c) else c)
+            words += [chunk[m.start() : m.end()] for m in _WORD.finditer(chunk.text)]
+        return words
+
+
+def _strip_accents(text):
+    text = unicodedata.normalize("NFD", text)
+    return "".join(c for c in text if unicodedata.category(c) != "Mn")
 
 
 def _clean_character(c):

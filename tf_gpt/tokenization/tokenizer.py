@@ -1,5 +1,6 @@
 """`OpenAIGPTTokenizer`: words by spaCy's rules or BERT's, pieces by byte pairs."""
 
+import functools
 import logging
 import re
 import warnings
@@ -66,7 +67,7 @@ class OpenAIGPTTokenizer(TokenizerBase):
         self._ranks = {pair: rank for rank, pair in enumerate(merges)}
         self._flavour = pre_tokenizer
         self._words = None  # the pre-tokenizer, made when it is first needed
-        self._cache = {}
+        self._cache = None
         self._added = {}
         self._added_pattern = None
         self._unk_id = vocab[str(unk_token)]
@@ -125,53 +126,47 @@ class OpenAIGPTTokenizer(TokenizerBase):
                 )
                 self._flavour = "basic"
                 self._words = pretokenizers.pre_tokenizer("basic")
+            self._cache = _ChunkIds(
+                self._words.split, self._vocab, self._ranks, self._unk_id
+            )
         return self._words
 
     # From text to ids.
 
     def _sequences(self, texts, is_split):
-        if is_split:
-            return [_Words(self, words) for words in texts]
-        return [_Text(self, text) for text in texts]
+        return [_Sequence(self, text, is_split) for text in texts]
 
     def _text_ids(self, text):
         """Returns the ids of a text."""
-        words, cache, ids = self._word_splitter(), self._cache, []
-        for part, index in self._split_at_added(text):
+        words, ids = self._word_splitter(), []
+        for start, end, index in self._split_at_added(text):
             if index is not None:
                 ids.append(index)
                 continue
-            for chunk in words.chunks(part):
-                chunk_ids = cache.get(chunk)
-                if chunk_ids is None:
-                    chunk_ids = self._chunk_ids(chunk)
-                ids += chunk_ids
+            chunks = words.chunks(text[start:end])
+            try:
+                ids += [i for chunk in chunks for i in self._cache[chunk]]
+            except pretokenizers.NeighboursMatter:
+                ids += self._cache.word_ids(words.join(chunks))
         return ids
 
-    def _chunk_ids(self, chunk):
-        vocab, unknown = self._vocab, self._unk_id
-        ids = tuple(
-            vocab.get(piece, unknown)
-            for word in self._words.split(chunk)
-            for piece in merge(word, self._ranks)
-        )
-        if len(chunk) <= _LONGEST_CACHED:
-            if len(self._cache) >= CACHE_SIZE:
-                self._cache.clear()
-            self._cache[chunk] = ids
-        return ids
-
-    def _text_tokens(self, text):
-        """Returns the pieces of a text, those too that the vocabulary lacks."""
-        words, tokens = self._word_splitter(), []
-        for part, index in self._split_at_added(text):
+    def _traced_tokens(self, text):
+        """Returns (token, word index, (start, end)) for each token of a text."""
+        words, rows, n_words = self._word_splitter(), [], 0
+        for start, end, index in self._split_at_added(text):
             if index is not None:
-                tokens.append(self._added[index].content)
+                rows.append((self._added[index].content, n_words, (start, end)))
+                n_words += 1
                 continue
-            for chunk in words.chunks(part):
-                for word in words.split(chunk):
-                    tokens += merge(word, self._ranks)
-        return tokens
+            for word in words.traced_words(text[start:end]):
+                at = 0
+                for piece in merge(word.text, self._ranks):
+                    length = len(piece.removesuffix(END_OF_WORD))
+                    first, last = word.span(at, at + length)
+                    rows.append((piece, n_words, (start + first, start + last)))
+                    at += length
+                n_words += 1
+        return rows
 
     # The vocabulary.
 
@@ -220,17 +215,17 @@ class OpenAIGPTTokenizer(TokenizerBase):
         return re.compile("|".join(patterns) or r"(?!)")
 
     def _split_at_added(self, text):
-        """Yields (part, None) for text and (part, id) for an added token."""
+        """Yields (start, end, None) for text and (start, end, id) for added tokens."""
         if self._added_pattern is None:
             self._added_pattern = self._pattern_of_added()
-        start = 0
+        at = 0
         for match in self._added_pattern.finditer(text):
-            if match.start() > start:
-                yield text[start : match.start()], None
-            yield match[match.lastgroup], int(match.lastgroup[1:])
-            start = match.end()
-        if start < len(text):
-            yield text[start:] if start else text, None
+            if match.start() > at:
+                yield at, match.start(), None
+            yield *match.span(match.lastgroup), int(match.lastgroup[1:])
+            at = match.end()
+        if at < len(text):
+            yield at, len(text), None
 
     # From ids to text.
 
@@ -266,7 +261,7 @@ class OpenAIGPTTokenizer(TokenizerBase):
 
     def __getstate__(self):
         # spaCy's tokenizer is made anew in the other process.
-        return {**self.__dict__, "_words": None, "_cache": {}}
+        return {**self.__dict__, "_words": None, "_cache": None}
 
 
 def _written_by_transformers(saved):
@@ -278,25 +273,53 @@ def _written_by_transformers(saved):
     return "added_tokens_decoder" in saved or "backend" in saved
 
 
-class _Text:
-    """The ids of a text; its tokens and where they stand, when asked."""
+class _ChunkIds(dict):
+    """Chunk -> its ids, made when first asked for and remembered for a while."""
 
-    def __init__(self, tokenizer, text):
-        self._tokenizer, self._text = tokenizer, text
-        self.ids = tokenizer._text_ids(text)
+    def __init__(self, split, vocab, ranks, unknown):
+        self._split, self._vocab, self._ranks = split, vocab, ranks
+        self._unknown = unknown
+
+    def __missing__(self, chunk):
+        ids = self.word_ids(self._split(chunk))
+        if len(chunk) <= _LONGEST_CACHED:
+            if len(self) >= CACHE_SIZE:
+                self.clear()
+            self[chunk] = ids
+        return ids
+
+    def word_ids(self, words):
+        return [
+            self._vocab.get(piece, self._unknown)
+            for word in words
+            for piece in merge(word, self._ranks)
+        ]
+
+
+class _Sequence:
+    """The ids of a text or of a list of words; the rest is found when asked for."""
+
+    def __init__(self, tokenizer, text, is_split):
+        self._tokenizer, self._texts = tokenizer, text if is_split else [text]
+        self._is_split = is_split
+        self.ids = [i for part in self._texts for i in tokenizer._text_ids(part)]
+
+    @functools.cached_property
+    def _rows(self):
+        return [
+            (token, i if self._is_split else word, offsets)
+            for i, text in enumerate(self._texts)
+            for token, word, offsets in self._tokenizer._traced_tokens(text)
+        ]
 
     @property
     def tokens(self):
-        return self._tokenizer._text_tokens(self._text)
-
-
-class _Words:
-    """The same for a list of words."""
-
-    def __init__(self, tokenizer, words):
-        self._tokenizer, self._words = tokenizer, words
-        self.ids = [i for word in words for i in tokenizer._text_ids(word)]
+        return [token for token, _, _ in self._rows]
 
     @property
-    def tokens(self):
-        return [t for word in self._words for t in self._tokenizer._text_tokens(word)]
+    def word_ids(self):
+        return [word for _, word, _ in self._rows]
+
+    @property
+    def offsets(self):
+        return [offsets for _, _, offsets in self._rows]
