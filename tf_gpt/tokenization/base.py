@@ -5,59 +5,32 @@ vocabulary, new tokens, and text from ids. All the rest stands here once: specia
 tokens, pairs, truncation, padding, tensors, files.
 """
 
-import json
 import logging
+import pathlib
 import re
-
-from tokenizers import AddedToken
+import tempfile
 
 from tf_gpt.errors import TokenizerError
-from tf_gpt.tokenization import files
-from tf_gpt.tokenization.encoding import PAD_VALUES, BatchEncoding, Encoding
+from tf_gpt.tokenization import files, lengths
+from tf_gpt.tokenization.encoding import BatchEncoding, Encoding
+from tf_gpt.tokenization.vocabulary import (
+    SPECIAL_TOKENS,
+    Vocabulary,
+    as_ids,
+    is_int,
+    shown,
+    to_list,
+    token_fields,
+)
 
 logger = logging.getLogger(__name__)
 
-SPECIAL_TOKENS = (
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
-)
 NO_LIMIT = int(1e30)  # `model_max_length` of a tokenizer that knows no limit
-
-TRUNCATION = ("longest_first", "only_first", "only_second", "do_not_truncate")
-PADDING = ("longest", "max_length", "do_not_pad")
-SIDES = ("left", "right")
 
 _CLEAN_UP = re.compile(r" (\.|\?|!|,|n't|'m|'s|'ve|'re)| ' ")
 
 
-def _token_property(name):
-    def get(self):
-        return self._special_tokens.get(name)
-
-    def set_(self, token):
-        self._set_special_token(name, token)
-
-    return property(get, set_, doc=f"The {name.replace('_', ' ')} as a str, or None.")
-
-
-def _id_property(name):
-    def get(self):
-        token = self._special_tokens.get(name)
-        return None if token is None else self.convert_tokens_to_ids(token)
-
-    def set_(self, index):
-        token = None if index is None else self.convert_ids_to_tokens(index)
-        self._set_special_token(name, token)
-
-    return property(get, set_, doc=f"The id of the {name.replace('_', ' ')}, or None.")
-
-
-class TokenizerBase:
+class TokenizerBase(Vocabulary):
     """What `OpenAIGPTTokenizer` and `OpenAIGPTTokenizerFast` have in common.
 
     Args:
@@ -71,9 +44,12 @@ class TokenizerBase:
         mask_token, additional_special_tokens: Special tokens. Those not in the
             vocabulary are added to its end.
 
-    A subclass has `_vocab` (piece -> id, without added tokens), `_added` (id ->
-    `AddedToken`), and the methods `_sequences`, `_add`, `_token_to_id`,
-    `_id_to_token`, `_decode` and `_contents`.
+    A subclass has what `Vocabulary` asks for, and the methods
+        `_from_files(found, saved, added, arguments)`, a class method;
+        `_sequences(texts, is_split)`: a list of objects with `ids`, `tokens`,
+            `offsets` and `word_ids`, one for each text or list of words;
+        `_decode(ids)`: their text;
+        `_contents()`: file name -> text of the files with its vocabulary.
     """
 
     vocab_files_names = {"vocab_file": files.VOCAB, "merges_file": files.MERGES}
@@ -90,29 +66,19 @@ class TokenizerBase:
         name_or_path="",
         **special_tokens,
     ):
-        unknown = sorted(set(special_tokens) - set(SPECIAL_TOKENS))
-        if unknown:
-            raise TokenizerError(
-                f"{type(self).__name__} has no option {unknown[0]!r}. "
-                f"Received: {', '.join(unknown)}."
-            )
         self.model_max_length = (
             NO_LIMIT if model_max_length is None else model_max_length
         )
+        lengths.check_side("padding_side", padding_side)
+        lengths.check_side("truncation_side", truncation_side)
         self.padding_side = padding_side
         self.truncation_side = truncation_side
         self.model_input_names = list(model_input_names)
         self.clean_up_tokenization_spaces = clean_up_tokenization_spaces
         self.name_or_path = str(name_or_path)
         self.pad_token_type_id = 0
-        self._special_tokens = {}
-        self._additional_special_tokens = []
-        self.add_special_tokens(
-            {
-                **{k: v for k, v in special_tokens.items() if v is not None},
-                "additional_special_tokens": list(additional_special_tokens),
-            }
-        )
+        self._warned = False
+        self._init_special_tokens(special_tokens, additional_special_tokens)
 
     # Loading and saving.
 
@@ -156,12 +122,12 @@ class TokenizerBase:
         found = files.find(pretrained_model_name_or_path, **hub_options)
         saved = files.read_json(found[files.CONFIG]) if files.CONFIG in found else {}
         older = {}
-        if files.SPECIAL_TOKENS in found:
-            older = files.read_json(found[files.SPECIAL_TOKENS])
-        arguments = _saved_arguments(saved, older)
-        added = _added_tokens(saved, found)
+        if files.SPECIAL_TOKENS_MAP in found:
+            older = files.read_json(found[files.SPECIAL_TOKENS_MAP])
+        arguments = files.saved_arguments(saved, older)
+        added = files.added_tokens(saved, found)
         # The tokens of the files go first: they keep the ids that they had.
-        late = {k: options.pop(k) for k in (*SPECIAL_TOKENS,) if k in options}
+        late = {k: options.pop(k) for k in SPECIAL_TOKENS if k in options}
         tokenizer = cls._from_files(
             found,
             saved,
@@ -172,20 +138,12 @@ class TokenizerBase:
                 **options,
             },
         )
-        tokenizer.add_special_tokens({k: v for k, v in late.items() if v is not None})
+        for name, token in late.items():
+            if token is None:
+                setattr(tokenizer, name, None)
+            else:
+                tokenizer.add_special_tokens({name: token})
         return tokenizer
-
-    def _load_added(self, added_tokens):
-        """Adds the tokens of saved files, and checks that they keep their ids."""
-        for index, token in added_tokens:
-            self._add([token])
-            actual = self.added_tokens_encoder.get(token.content)
-            if actual != index:
-                raise TokenizerError(
-                    "Added tokens must have the ids after the vocabulary's, without "
-                    f"gaps. Received: {token.content!r} with id {index}, where "
-                    f"{actual} is next."
-                )
 
     def save_pretrained(
         self, save_directory, filename_prefix=None, push_to_hub=False, **hub
@@ -209,7 +167,7 @@ class TokenizerBase:
         config = {
             **self._settings(),
             "added_tokens_decoder": {
-                str(index): _token_fields(token)
+                str(index): token_fields(token)
                 for index, token in sorted(self.added_tokens_decoder.items())
             },
             "additional_special_tokens": self.additional_special_tokens,
@@ -224,7 +182,7 @@ class TokenizerBase:
         }
         contents = {
             files.CONFIG: files.dump_json(config),
-            files.SPECIAL_TOKENS: files.dump_json(self.special_tokens_map),
+            files.SPECIAL_TOKENS_MAP: files.dump_json(self.special_tokens_map),
             **self._contents(),
         }
         added = self.get_added_vocab()
@@ -232,8 +190,6 @@ class TokenizerBase:
             contents[files.ADDED_TOKENS] = files.dump_json(added)
         paths = files.write(save_directory, contents, filename_prefix)
         if push_to_hub:
-            import pathlib
-
             repo_id = hub.pop("repo_id", None) or pathlib.Path(save_directory).name
             self.push_to_hub(repo_id, **hub)
         return paths
@@ -254,8 +210,6 @@ class TokenizerBase:
             commit_message, private, token, create_pr, revision: As in
                 `huggingface_hub`.
         """
-        import tempfile
-
         from tf_gpt.hub import upload_folder
 
         with tempfile.TemporaryDirectory() as folder:
@@ -273,199 +227,6 @@ class TokenizerBase:
     def _settings(self):
         """Returns what a subclass adds to tokenizer_config.json."""
         return {}
-
-    # The vocabulary.
-
-    @property
-    def vocab_size(self):
-        """The number of pieces without added tokens."""
-        return len(self._vocab)
-
-    def __len__(self):
-        """The number of pieces and added tokens: what the model must have."""
-        return len(self._vocab) + len(self.get_added_vocab())
-
-    def get_vocab(self):
-        """Returns a dict of piece -> id, with added tokens."""
-        return {**self._vocab, **self.get_added_vocab()}
-
-    def get_added_vocab(self):
-        """Returns a dict of token -> id of the tokens beyond the vocabulary."""
-        return {
-            token.content: index
-            for index, token in sorted(self._added.items())
-            if token.content not in self._vocab
-        }
-
-    @property
-    def added_tokens_decoder(self):
-        """Dict of id -> `AddedToken` of all tokens that are never split."""
-        return dict(sorted(self._added.items()))
-
-    @property
-    def added_tokens_encoder(self):
-        """Dict of token -> id of all tokens that are never split."""
-        return {token.content: i for i, token in self.added_tokens_decoder.items()}
-
-    def convert_tokens_to_ids(self, tokens):
-        """Returns the id of a token, or a list of ids of a list of tokens."""
-        if isinstance(tokens, str):
-            return self._token_to_id(tokens)
-        return [self._token_to_id(token) for token in tokens]
-
-    def convert_ids_to_tokens(self, ids, skip_special_tokens=False):
-        """Returns the token of an id, or a list of tokens of several ids.
-
-        Raises:
-            TokenizerError: If an id is not in the vocabulary.
-        """
-        if _is_int(ids):
-            return self._checked_token(int(ids))
-        special = set(self.all_special_ids) if skip_special_tokens else ()
-        return [self._checked_token(i) for i in _as_ids(ids) if i not in special]
-
-    def _checked_token(self, index):
-        token = self._id_to_token(index)
-        if token is None:
-            raise TokenizerError(
-                f"An id must be in the vocabulary, 0 to {len(self) - 1}. "
-                f"Received: {index}."
-            )
-        return token
-
-    # Special and added tokens.
-
-    bos_token = _token_property("bos_token")
-    eos_token = _token_property("eos_token")
-    unk_token = _token_property("unk_token")
-    sep_token = _token_property("sep_token")
-    pad_token = _token_property("pad_token")
-    cls_token = _token_property("cls_token")
-    mask_token = _token_property("mask_token")
-    bos_token_id = _id_property("bos_token")
-    eos_token_id = _id_property("eos_token")
-    unk_token_id = _id_property("unk_token")
-    sep_token_id = _id_property("sep_token")
-    pad_token_id = _id_property("pad_token")
-    cls_token_id = _id_property("cls_token")
-    mask_token_id = _id_property("mask_token")
-
-    @property
-    def additional_special_tokens(self):
-        """Special tokens without a name of their own, a list of str."""
-        return list(self._additional_special_tokens)
-
-    @additional_special_tokens.setter
-    def additional_special_tokens(self, tokens):
-        for token in tokens:
-            self._check_known(token, "additional_special_tokens")
-        self._additional_special_tokens = list(tokens)
-
-    @property
-    def additional_special_tokens_ids(self):
-        return self.convert_tokens_to_ids(self._additional_special_tokens)
-
-    @additional_special_tokens_ids.setter
-    def additional_special_tokens_ids(self, ids):
-        self.additional_special_tokens = self.convert_ids_to_tokens(ids)
-
-    @property
-    def special_tokens_map(self):
-        """Dict of attribute -> token of the special tokens that are set."""
-        known = dict(self._special_tokens)
-        if self._additional_special_tokens:
-            known["additional_special_tokens"] = self.additional_special_tokens
-        return known
-
-    @property
-    def all_special_tokens(self):
-        """List of the special tokens, each once."""
-        tokens = [*self._special_tokens.values(), *self._additional_special_tokens]
-        return list(dict.fromkeys(tokens))
-
-    @property
-    def all_special_ids(self):
-        return self.convert_tokens_to_ids(self.all_special_tokens)
-
-    def add_tokens(self, new_tokens, special_tokens=False):
-        """Adds tokens that are never split.
-
-        Args:
-            new_tokens: A str or `tokenizers.AddedToken`, or a list of them. As
-                the text is lower-cased, a plain token matches whatever its
-                case; a special one only as it is.
-            special_tokens: Whether they are special: `decode` can leave them out.
-
-        Returns:
-            The number of tokens that are new in the vocabulary. The model's
-            `resize_token_embeddings(len(tokenizer))` makes room for them;
-            `add_tokens_for` does both.
-        """
-        if isinstance(new_tokens, (str, AddedToken)):
-            new_tokens = [new_tokens]
-        before = len(self)
-        for token in new_tokens:
-            if not isinstance(token, (str, AddedToken)):
-                raise TokenizerError(
-                    f"A token must be a str or an AddedToken. Received: {token!r}."
-                )
-        self._add(
-            [_to_token(token, special_tokens) for token in new_tokens if str(token)]
-        )
-        return len(self) - before
-
-    def add_special_tokens(
-        self, special_tokens_dict, replace_additional_special_tokens=True
-    ):
-        """Sets special tokens, and adds those the vocabulary lacks.
-
-        Args:
-            special_tokens_dict: Dict of attribute ("pad_token", ...,
-                "additional_special_tokens") -> token or list of tokens.
-            replace_additional_special_tokens: Whether the list replaces the
-                earlier one.
-
-        Returns:
-            The number of tokens that are new in the vocabulary.
-        """
-        before = len(self)
-        for name, value in special_tokens_dict.items():
-            if name == "additional_special_tokens":
-                self.add_tokens(list(value), special_tokens=True)
-                kept = (
-                    []
-                    if replace_additional_special_tokens
-                    else self.additional_special_tokens
-                )
-                tokens = [*kept, *map(_content, value)]
-                self._additional_special_tokens = list(dict.fromkeys(tokens))
-            elif name in SPECIAL_TOKENS:
-                if not isinstance(value, (str, AddedToken)):
-                    raise TokenizerError(
-                        f"`{name}` must be a str or an AddedToken. Received: {value!r}."
-                    )
-                self.add_tokens(value, special_tokens=True)
-                self._special_tokens[name] = _content(value)
-            else:
-                raise TokenizerError(
-                    f"There is no special token {name!r}; there are "
-                    f"{', '.join(SPECIAL_TOKENS)}, additional_special_tokens."
-                )
-        return len(self) - before
-
-    def _set_special_token(self, name, token):
-        if token is None:
-            self._special_tokens.pop(name, None)
-            return
-        self._check_known(token, name)
-        self.add_special_tokens({name: token})
-
-    def _check_known(self, token, name):
-        if _content(token) not in self.get_vocab():
-            raise TokenizerError(
-                f"`{name}` must be in the vocabulary; `add_special_tokens` puts it "
-                f"there. Received: {_content(token)!r}."
-            )
 
     # From text to ids.
 
@@ -570,7 +331,7 @@ class TokenizerBase:
         if not isinstance(batch_text_or_text_pairs, (list, tuple)):
             raise TokenizerError(
                 "`batch_text_or_text_pairs` must be a list. "
-                f"Received: {_shown(batch_text_or_text_pairs)}."
+                f"Received: {shown(batch_text_or_text_pairs)}."
             )
         return self(list(batch_text_or_text_pairs), **options)
 
@@ -662,45 +423,113 @@ class TokenizerBase:
     ):
         """Truncates, pads and gathers rows of one or two sequences."""
         padding, truncation, max_length = self._strategies(
-            padding, truncation, max_length, pad_to_multiple_of
+            padding, truncation, max_length, stride, pad_to_multiple_of
         )
-        encodings = [
-            Encoding([(sequence, 0, len(sequence.ids)) for sequence in row])
-            for row in rows
-        ]
+        if truncation == "do_not_truncate":
+            if return_overflowing_tokens:
+                raise TokenizerError(
+                    "`return_overflowing_tokens` needs `truncation`. Received: "
+                    "truncation=False."
+                )
+            encodings = [Encoding([(s, 0, None) for s in row]) for row in rows]
+        else:
+            encodings, overflow = self._truncate(
+                rows, truncation, max_length, stride, return_overflowing_tokens
+            )
         batch = {"input_ids": [e.ids for e in encodings]}
         if self._returns("token_type_ids", return_token_type_ids):
             batch["token_type_ids"] = [e.type_ids for e in encodings]
         if self._returns("attention_mask", return_attention_mask):
             batch["attention_mask"] = [[1] * len(ids) for ids in batch["input_ids"]]
         if return_special_tokens_mask:
-            batch["special_tokens_mask"] = [e.special_tokens_mask for e in encodings]
+            batch["special_tokens_mask"] = [
+                [0] * len(ids) for ids in batch["input_ids"]
+            ]
         if return_offsets_mapping:
             batch["offset_mapping"] = [e.offsets for e in encodings]
-        self._pad(
-            batch, padding, max_length, pad_to_multiple_of, padding_side, encodings
+        if verbose:
+            self._warn_if_long(batch["input_ids"], max_length)
+        paddings = self._pad(
+            batch, padding, max_length, pad_to_multiple_of, padding_side
         )
+        for encoding, (n_left, n_right) in zip(encodings, paddings, strict=False):
+            encoding.set_padding(
+                n_left,
+                n_right,
+                self.pad_token_id,
+                self.pad_token,
+                self.pad_token_type_id,
+            )
+        if return_overflowing_tokens:
+            batch.update(overflow)
         if return_length:
             batch["length"] = [len(ids) for ids in batch["input_ids"]]
+        is_batch = is_batch or "overflow_to_sample_mapping" in batch
         if not is_batch and return_tensors is None:
             batch = {name: value[0] for name, value in batch.items()}
         return BatchEncoding(batch, encodings, return_tensors, self.is_fast)
 
+    def _truncate(
+        self, rows, truncation, max_length, stride, return_overflowing_tokens
+    ):
+        """Returns rows cut to `max_length`, and the fields for what was cut off."""
+        side = self.truncation_side
+        encodings, samples, tails, excesses = [], [], [], []
+        for i, row in enumerate(rows):
+            counts = [len(sequence.ids) for sequence in row]
+            excess = max(sum(counts) - max_length, 0)
+            sizes = lengths.kept(counts, excess, truncation, not self.is_fast)
+            windows = [list(map(lengths.span_kept, counts, sizes, [side] * len(row)))]
+            if return_overflowing_tokens and self.is_fast:
+                windows = lengths.windows(counts, sizes, side, stride)
+            elif return_overflowing_tokens:
+                tails.append(self._tail(row, counts, sizes, truncation, stride))
+                excesses.append(excess)
+            for window in windows:
+                parts = zip(row, window, strict=True)
+                encodings.append(Encoding([(part, *span) for part, span in parts]))
+                samples.append(i)
+        if self.is_fast:
+            return encodings, {"overflow_to_sample_mapping": samples}
+        return encodings, {
+            "overflowing_tokens": tails,
+            "num_truncated_tokens": excesses,
+        }
+
+    def _tail(self, row, counts, sizes, truncation, stride):
+        """Returns the ids that were cut off, and `stride` of those next to them."""
+        if len(row) == 2 and truncation == "longest_first":
+            raise TokenizerError(
+                "A pair cut longest first is cut in two places, and "
+                "OpenAIGPTTokenizer returns the tokens of one. Received: "
+                "truncation='longest_first', return_overflowing_tokens=True."
+            )
+        ids = []
+        for sequence, n, size in zip(row, counts, sizes, strict=True):
+            start, stop = lengths.span_cut_off(n, size, self.truncation_side, stride)
+            ids += sequence.ids[start:stop]
+        return ids
+
+    def _warn_if_long(self, rows, max_length):
+        longest = max(map(len, rows), default=0)
+        if longest > self.model_max_length and max_length is None and not self._warned:
+            self._warned = True
+            logger.warning(
+                "A sequence of %d tokens is longer than the model takes (%d). Pass "
+                "`truncation=True` to cut it.",
+                longest,
+                self.model_max_length,
+            )
+
     def _returns(self, name, asked):
         return name in self.model_input_names if asked is None else asked
 
-    def _strategies(self, padding, truncation, max_length, pad_to_multiple_of):
+    def _strategies(self, padding, truncation, max_length, stride, multiple):
         """Returns `padding`, `truncation` and `max_length`, checked and resolved."""
-        padding = {True: "longest", False: "do_not_pad", None: "do_not_pad"}.get(
-            padding, padding
-        )
-        truncation = {
-            True: "longest_first",
-            False: "do_not_truncate",
-            None: "do_not_truncate",
-        }.get(truncation, truncation)
-        _check_choice("padding", padding, PADDING)
-        _check_choice("truncation", truncation, TRUNCATION)
+        if max_length is not None and padding in (False, None) and truncation is None:
+            truncation = True
+        padding = lengths.choice("padding", padding, lengths.PADDING)
+        truncation = lengths.choice("truncation", truncation, lengths.TRUNCATION)
         if padding != "do_not_pad" and self.pad_token is None:
             raise TokenizerError(
                 "Padding needs a pad token: "
@@ -708,8 +537,19 @@ class TokenizerBase:
                 "`add_tokens_for(tokenizer, model)`, which also resizes the model. "
                 f"Received: padding={padding!r}, pad_token=None."
             )
-        needed = padding == "max_length" or truncation != "do_not_truncate"
-        if max_length is None and needed:
+        for name, value, least in (
+            ("max_length", max_length, 1),
+            ("stride", stride, 0),
+            ("pad_to_multiple_of", multiple, 1),
+        ):
+            if value is not None and (not is_int(value) or value < least):
+                raise TokenizerError(
+                    f"`{name}` must be a whole number of {least} or more. "
+                    f"Received: {value!r}."
+                )
+        if truncation == "do_not_truncate" and padding != "max_length":
+            return padding, truncation, None
+        if max_length is None:
             if self.model_max_length >= NO_LIMIT:
                 raise TokenizerError(
                     "`max_length` is needed, as the tokenizer has no "
@@ -717,35 +557,131 @@ class TokenizerBase:
                     f"padding={padding!r}, truncation={truncation!r}."
                 )
             max_length = self.model_max_length
+        both = padding != "do_not_pad" and truncation != "do_not_truncate"
+        if both and multiple and max_length % multiple:
+            raise TokenizerError(
+                "With truncation and padding, `max_length` must be a multiple of "
+                f"`pad_to_multiple_of`. Received: max_length={max_length}, "
+                f"pad_to_multiple_of={multiple}."
+            )
         return padding, truncation, max_length
 
-    def _pad(self, batch, padding, max_length, multiple, side, encodings):
+    def _pad(self, batch, padding, max_length, multiple, side):
+        """Pads lists of rows in place; returns [(left, right)] of what it added."""
+        side = self.padding_side if side is None else side
+        lengths.check_side("padding_side", side)
         if padding == "do_not_pad":
-            return
-        side = side or self.padding_side
-        _check_choice("padding_side", side, SIDES)
-        lengths = [len(ids) for ids in batch["input_ids"]]
-        target = max_length if padding == "max_length" else max(lengths, default=0)
+            return []
+        target = max_length
+        if padding == "longest":
+            target = max(map(len, batch["input_ids"]), default=0)
         if multiple:
             target = -(-target // multiple) * multiple
-        pads = {
-            **PAD_VALUES,
+        pad_values = {
             "input_ids": self.pad_token_id,
             "token_type_ids": self.pad_token_type_id,
         }
-        for name, rows in batch.items():
-            for i, row in enumerate(rows):
-                filling = [pads[name]] * (target - len(row))
-                rows[i] = filling + row if side == "left" else row + filling
-        for encoding, length in zip(encodings, lengths, strict=True):
-            n = max(target - length, 0)
-            encoding.set_padding(
-                n if side == "left" else 0,
-                n if side == "right" else 0,
-                self.pad_token_id,
-                self.pad_token,
-                self.pad_token_type_id,
+        return lengths.pad(batch, target, side, pad_values)
+
+    def pad(
+        self,
+        encoded_inputs,
+        padding=True,
+        max_length=None,
+        pad_to_multiple_of=None,
+        padding_side=None,
+        return_attention_mask=None,
+        return_tensors=None,
+        verbose=True,
+    ):
+        """Pads what earlier calls returned, as a collator does.
+
+        Args:
+            encoded_inputs: A dict of field -> list (one row) or list of lists
+                (B rows), or a list of B dicts; lists, arrays or tensors. Fields
+                that a tokenizer does not return stay as they are.
+            padding, max_length, pad_to_multiple_of, padding_side,
+            return_attention_mask, return_tensors: As for a call.
+
+        Returns:
+            `BatchEncoding`.
+        """
+        if _is_list(encoded_inputs):
+            fields = list(encoded_inputs[0]) if encoded_inputs else []
+            if any(set(row) != set(fields) for row in encoded_inputs):
+                raise TokenizerError(
+                    "`encoded_inputs` must be rows of the same fields. Received: "
+                    f"{[sorted(row) for row in encoded_inputs]}."
+                )
+            encoded_inputs = {f: [row[f] for row in encoded_inputs] for f in fields}
+        if "input_ids" not in encoded_inputs:
+            raise TokenizerError(
+                "`encoded_inputs` must hold 'input_ids'. "
+                f"Received: {list(encoded_inputs)}."
             )
+        batch = {name: to_list(value) for name, value in encoded_inputs.items()}
+        is_batch = not batch["input_ids"] or not is_int(batch["input_ids"][0])
+        if not is_batch:
+            batch = {name: [value] for name, value in batch.items()}
+        batch["input_ids"] = [as_ids(row) for row in batch["input_ids"]]
+        padding, _, max_length = self._strategies(
+            padding, False, max_length, 0, pad_to_multiple_of
+        )
+        if self._returns("attention_mask", return_attention_mask):
+            batch.setdefault(
+                "attention_mask", [[1] * len(r) for r in batch["input_ids"]]
+            )
+        self._pad(batch, padding, max_length, pad_to_multiple_of, padding_side)
+        if not is_batch and return_tensors is None:
+            batch = {name: rows[0] for name, rows in batch.items()}
+        return BatchEncoding(batch, None, return_tensors, self.is_fast)
+
+    def prepare_for_model(self, ids, pair_ids=None, **options):
+        """Returns what a call returns, for ids in place of a text.
+
+        Args:
+            ids, pair_ids: Lists of ids of the first and the second sequence.
+            options: Those of a call, but for `is_split_into_words` and
+                `return_offsets_mapping`.
+        """
+        if options.pop("return_offsets_mapping", False):
+            raise TokenizerError(
+                "Ids have no place in a text. Received: return_offsets_mapping=True."
+            )
+        options.pop("prepend_batch_axis", None)
+        row = [_Ids(self, part) for part in (ids, pair_ids) if part is not None]
+        return self._finish([row], is_batch=False, **options)
+
+    def truncate_sequences(
+        self,
+        ids,
+        pair_ids=None,
+        num_tokens_to_remove=0,
+        truncation_strategy="longest_first",
+        stride=0,
+    ):
+        """Removes tokens from one or two lists of ids.
+
+        Returns:
+            `(ids, pair_ids, overflowing)`: the lists cut, and the ids that were
+            cut off; none of a pair that is cut longest first.
+        """
+        truncation = lengths.choice(
+            "truncation_strategy", truncation_strategy, lengths.TRUNCATION
+        )
+        if truncation == "do_not_truncate" or num_tokens_to_remove <= 0:
+            return ids, pair_ids, []
+        row = [_Ids(self, part) for part in (ids, pair_ids) if part is not None]
+        counts = [len(sequence.ids) for sequence in row]
+        sizes = lengths.kept(counts, num_tokens_to_remove, truncation, not self.is_fast)
+        tail = []
+        if len(row) == 1 or truncation != "longest_first":
+            tail = self._tail(row, counts, sizes, truncation, stride)
+        parts = []
+        for sequence, n, size in zip(row, counts, sizes, strict=True):
+            start, stop = lengths.span_kept(n, size, self.truncation_side)
+            parts.append(sequence.ids[start:stop])
+        return parts[0], (parts[1] if len(parts) == 2 else None), tail
 
     # From ids to text.
 
@@ -766,7 +702,7 @@ class TokenizerBase:
         Raises:
             TokenizerError: If an id is not in the vocabulary.
         """
-        ids = [int(token_ids)] if _is_int(token_ids) else _as_ids(token_ids)
+        ids = [int(token_ids)] if is_int(token_ids) else as_ids(token_ids)
         if skip_special_tokens:
             special = set(self.all_special_ids)
             ids = [i for i in ids if i not in special]
@@ -777,7 +713,7 @@ class TokenizerBase:
 
     def batch_decode(self, sequences, **options):
         """Returns the texts of a list, array or tensor of B rows of ids."""
-        return [self.decode(ids, **options) for ids in _to_list(sequences)]
+        return [self.decode(ids, **options) for ids in to_list(sequences)]
 
     @staticmethod
     def clean_up_tokenization(out_string):
@@ -790,6 +726,23 @@ class TokenizerBase:
             f"vocab_size={self.vocab_size}, n_tokens={len(self)}, "
             f"special_tokens={self.special_tokens_map})"
         )
+
+
+class _Ids:
+    """A sequence that was given as ids."""
+
+    def __init__(self, tokenizer, ids):
+        self._tokenizer, self.ids = tokenizer, as_ids(ids)
+
+    @property
+    def tokens(self):
+        return self._tokenizer.convert_ids_to_tokens(self.ids)
+
+    @property
+    def offsets(self):
+        raise TokenizerError("Ids have no place in a text, and no words.")
+
+    word_ids = offsets
 
 
 def _rows(text, text_pair, is_split):
@@ -815,7 +768,7 @@ def _rows(text, text_pair, is_split):
         if not _is_list(seconds) or len(seconds) != len(firsts):
             raise TokenizerError(
                 "`text_pair` must be a list as long as `text`. Received: "
-                f"{len(firsts)} texts and {_shown(seconds)}."
+                f"{len(firsts)} texts and {shown(seconds)}."
             )
         for i, row in enumerate(seconds):
             _check_text(row, f"text_pair[{i}]", is_split)
@@ -838,112 +791,8 @@ def _check_text(text, name, is_split=False):
         if isinstance(text, str):
             return
         rule = "a str"
-    raise TokenizerError(f"`{name}` must be {rule}. Received: {_shown(text)}.")
+    raise TokenizerError(f"`{name}` must be {rule}. Received: {shown(text)}.")
 
 
 def _check_single(text, is_split):
     _check_text(text, "text", is_split)
-
-
-def _check_choice(name, value, choices):
-    if value not in choices:
-        raise TokenizerError(
-            f"`{name}` must be one of {', '.join(choices)}, True or False. "
-            f"Received: {value!r}."
-        )
-
-
-def _shown(value):
-    """Returns a value for an error message, cut short."""
-    text = repr(value)
-    return f"{text[:80]}{'...' if len(text) > 80 else ''} ({type(value).__name__})"
-
-
-def _is_int(value):
-    return hasattr(value, "__index__") and not getattr(value, "shape", ())
-
-
-def _to_list(values):
-    return values.tolist() if hasattr(values, "tolist") else _numpy_or_list(values)
-
-
-def _numpy_or_list(values):
-    return values.numpy().tolist() if hasattr(values, "numpy") else list(values)
-
-
-def _as_ids(ids):
-    ids = _to_list(ids)
-    for index in ids:
-        if not _is_int(index):
-            raise TokenizerError(
-                f"Ids must be whole numbers in one list. Received: {_shown(index)}."
-            )
-    return [int(index) for index in ids]
-
-
-def _content(token):
-    return token if isinstance(token, str) else token.content
-
-
-def _to_token(token, special=False):
-    """Returns an `AddedToken` of a str, a saved dict or an `AddedToken`."""
-    if isinstance(token, dict):
-        fields = {k: v for k, v in token.items() if k not in ("__type", "content")}
-        return AddedToken(token["content"], **fields)
-    if isinstance(token, str):
-        return AddedToken(token, special=special, normalized=not special)
-    if special and not token.special:
-        return AddedToken(**{**_token_fields(token), "special": True})
-    return token
-
-
-def _token_fields(token):
-    return {
-        "content": token.content,
-        "lstrip": token.lstrip,
-        "normalized": token.normalized,
-        "rstrip": token.rstrip,
-        "single_word": token.single_word,
-        "special": token.special,
-    }
-
-
-def _saved_arguments(saved, older):
-    """Returns the arguments of `TokenizerBase` that saved files state."""
-    arguments = {}
-    for name in (
-        "model_max_length",
-        "padding_side",
-        "truncation_side",
-        "model_input_names",
-        "clean_up_tokenization_spaces",
-    ):
-        if saved.get(name) is not None:
-            arguments[name] = saved[name]
-    special = {**older, **saved}
-    for name in SPECIAL_TOKENS:
-        if special.get(name) is not None:
-            arguments[name] = _to_token(special[name], special=True)
-    extra = special.get("additional_special_tokens")
-    # Newer transformers call it `extra_special_tokens`, a list or a table.
-    extra = extra or special.get("extra_special_tokens") or []
-    extra = extra.values() if isinstance(extra, dict) else extra
-    arguments["additional_special_tokens"] = [_to_token(t, special=True) for t in extra]
-    return arguments
-
-
-def _added_tokens(saved, found):
-    """Returns [(id, AddedToken)] of the saved files, in the order of ids."""
-    added = {
-        int(index): _to_token(token)
-        for index, token in saved.get("added_tokens_decoder", {}).items()
-    }
-    if not added and files.TOKENIZER in found and files.VOCAB not in found:
-        table = json.loads(found[files.TOKENIZER].read_text("utf-8"))
-        for entry in table.get("added_tokens", []):
-            index = entry.pop("id")
-            added[index] = _to_token(entry)
-    if files.ADDED_TOKENS in found:
-        for token, index in files.read_json(found[files.ADDED_TOKENS]).items():
-            added.setdefault(index, _to_token(token))
-    return sorted(added.items())

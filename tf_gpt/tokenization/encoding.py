@@ -18,8 +18,8 @@ class Encoding:
     A row is a first sequence, perhaps a second one, and padding on either side.
 
     Args:
-        parts: List of (sequence, start, stop): tokens start to stop of
-            something with `ids`, `tokens`, `offsets` and `word_ids`.
+        parts: List of (sequence, start, stop): tokens start to stop (None for
+            the end) of something with `ids`, `tokens`, `offsets`, `word_ids`.
 
     Attributes:
         ids, tokens, type_ids, attention_mask, special_tokens_mask, offsets,
@@ -39,8 +39,7 @@ class Encoding:
         self._pad = {"ids": pad_id, "tokens": pad_token, "type_ids": pad_type_id}
 
     def __len__(self):
-        n_tokens = sum(stop - start for _, start, stop in self._parts)
-        return self._pad_left + n_tokens + self._pad_right
+        return len(self.ids)
 
     def _padded(self, values, pad):
         return [pad] * self._pad_left + values + [pad] * self._pad_right
@@ -49,7 +48,9 @@ class Encoding:
         values = []
         for sequence, start, stop in self._parts:
             values += getattr(sequence, name)[start:stop]
-        return self._padded(values, pad)
+        if self._pad_left or self._pad_right:
+            values = self._padded(values, pad)
+        return values
 
     @property
     def n_sequences(self):
@@ -74,8 +75,8 @@ class Encoding:
     @property
     def sequence_ids(self):
         values = []
-        for i, (_, start, stop) in enumerate(self._parts):
-            values += [i] * (stop - start)
+        for i, (sequence, start, stop) in enumerate(self._parts):
+            values += [i] * len(sequence.ids[start:stop])
         return self._padded(values, None)
 
     @property

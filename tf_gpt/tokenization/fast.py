@@ -61,6 +61,7 @@ class OpenAIGPTTokenizerFast(TokenizerBase):
             files.check_vocabulary(vocab, merges, str(unk_token))
             self.backend_tokenizer = _build(vocab, merges, str(unk_token))
         self._vocab = self.backend_tokenizer.get_vocab(with_added_tokens=False)
+        self._unk_id = self._vocab[str(unk_token)]
         self._load_added(added_tokens)
         super().__init__(unk_token=unk_token, **options)
 
@@ -118,12 +119,14 @@ class OpenAIGPTTokenizerFast(TokenizerBase):
 
     def _token_to_id(self, token):
         index = self.backend_tokenizer.token_to_id(token)
-        return (
-            self._vocab[self._special_tokens["unk_token"]] if index is None else index
-        )
+        return self._unk_id if index is None else index
 
     def _id_to_token(self, index):
         return None if index < 0 else self.backend_tokenizer.id_to_token(index)
+
+    def _set_unknown(self, token):
+        self._unk_id = self.backend_tokenizer.token_to_id(token)
+        self.backend_tokenizer.model.unk_token = token
 
     def _add(self, tokens):
         for token in tokens:

@@ -13,15 +13,16 @@ import os
 import pathlib
 
 from tf_gpt.errors import TokenizerError
+from tf_gpt.tokenization.vocabulary import SPECIAL_TOKENS, to_token
 
 VOCAB = "vocab.json"
 MERGES = "merges.txt"
 TOKENIZER = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
-SPECIAL_TOKENS = "special_tokens_map.json"
+SPECIAL_TOKENS_MAP = "special_tokens_map.json"
 ADDED_TOKENS = "added_tokens.json"
 
-ALL = (VOCAB, MERGES, TOKENIZER, CONFIG, SPECIAL_TOKENS, ADDED_TOKENS)
+ALL = (VOCAB, MERGES, TOKENIZER, CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS)
 
 VERSION_LINE = "#version: 0.2"
 
@@ -32,24 +33,19 @@ def find(name_or_path, **hub_options):
     Args:
         name_or_path: A directory, the name of a bundled preset, or a repository
             on the Hub.
-        hub_options: Passed on to `tf_gpt.hub.resolve_files`; `subfolder` also
-            applies to a directory.
+        hub_options: Those of `tf_gpt.hub.resolve_files`.
 
     Returns:
         Dict of file name -> path, of those among `ALL` that are there.
 
     Raises:
+        HubError: If there is no such directory, preset or repository.
         TokenizerError: If there are neither vocabulary and merges nor a
             tokenizer.json.
     """
-    directory = pathlib.Path(name_or_path)
-    if directory.is_dir():
-        directory = directory / (hub_options.get("subfolder") or "")
-        found = {name: directory / name for name in ALL if (directory / name).is_file()}
-    else:
-        from tf_gpt.hub import resolve_files
+    from tf_gpt.hub import resolve_files
 
-        found = resolve_files(str(name_or_path), ALL, **hub_options)
+    found = resolve_files(str(name_or_path), ALL, **hub_options)
     if TOKENIZER not in found and not {VOCAB, MERGES} <= found.keys():
         raise TokenizerError(
             f"A tokenizer needs {VOCAB} and {MERGES}, or {TOKENIZER}. "
@@ -183,6 +179,47 @@ def vocabulary_from_json(tokenizer, path):
         for merge in model["merges"]
     ]
     return model["vocab"], merges
+
+
+def saved_arguments(saved, older):
+    """Returns the arguments of `TokenizerBase` that saved files state."""
+    arguments = {}
+    for name in (
+        "model_max_length",
+        "padding_side",
+        "truncation_side",
+        "model_input_names",
+        "clean_up_tokenization_spaces",
+    ):
+        if saved.get(name) is not None:
+            arguments[name] = saved[name]
+    special = {**older, **saved}
+    for name in SPECIAL_TOKENS:
+        if special.get(name) is not None:
+            arguments[name] = to_token(special[name], special=True)
+    extra = special.get("additional_special_tokens")
+    # Newer transformers call it `extra_special_tokens`, a list or a table.
+    extra = extra or special.get("extra_special_tokens") or []
+    extra = extra.values() if isinstance(extra, dict) else extra
+    arguments["additional_special_tokens"] = [to_token(t, special=True) for t in extra]
+    return arguments
+
+
+def added_tokens(saved, found):
+    """Returns [(id, AddedToken)] of the saved files, in the order of ids."""
+    added = {
+        int(index): to_token(token)
+        for index, token in saved.get("added_tokens_decoder", {}).items()
+    }
+    if not added and TOKENIZER in found and VOCAB not in found:
+        table = read_json(found[TOKENIZER])
+        for entry in table.get("added_tokens", []):
+            index = entry.pop("id")
+            added[index] = to_token(entry)
+    if ADDED_TOKENS in found:
+        for token, index in read_json(found[ADDED_TOKENS]).items():
+            added.setdefault(index, to_token(token))
+    return sorted(added.items())
 
 
 def dump_json(content, **options):

@@ -185,6 +185,10 @@ class OpenAIGPTTokenizer(TokenizerBase):
     def _added_ids(self):
         return {token.content: index for index, token in self._added.items()}
 
+    def _set_unknown(self, token):
+        self._unk_id = self._token_to_id(token)
+        self._cache = self._words = None
+
     def _add(self, tokens):
         for token in tokens:
             content = token.content
