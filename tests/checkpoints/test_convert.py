@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from checkpoint_variables import HEADS, C, P, V, assert_equal, make_variables
 
-from tf_gpt.checkpoints.convert import export_weights, load_weights
+from tf_gpt.checkpoints.convert import export_weights, load_weights, unset_values
 from tf_gpt.checkpoints.writers import save_safetensors
 from tf_gpt.errors import CheckpointError
 
@@ -130,3 +130,31 @@ def test_a_weight_under_two_names_is_refused(tmp_path):
     tensors["transformer.h.0.ln_1.bias"] = np.zeros(C, "float32")
     with pytest.raises(CheckpointError, match="one weight twice"):
         load_weights(make_variables(), save_safetensors(tensors, tmp_path)[0])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_unset_variables_are_zeros_that_can_be_loaded(tmp_path, dtype):
+    saved = make_variables("body", seed=1)
+    unset = {
+        path: keras.Variable(unset_values, shape=variable.shape, dtype=dtype)
+        for path, variable in saved.items()
+    }
+    assert not any(np.asarray(v.numpy(), "float32").any() for v in unset.values())
+    load_weights(unset, save(saved, tmp_path, prefix=False))
+    for path, variable in unset.items():
+        assert variable.dtype == dtype
+        expected = keras.ops.cast(saved[path], dtype)
+        np.testing.assert_array_equal(variable.numpy(), np.asarray(expected))
+
+
+def test_loaded_variables_can_be_trained_and_share_no_memory(tmp_path):
+    saved = make_variables("body", seed=1)
+    file = save(saved, tmp_path, prefix=False)
+    first, second = make_variables("body"), make_variables("body")
+    load_weights(first, file)
+    load_weights(second, file)
+    for variable in first.values():
+        variable.assign_add(keras.ops.ones_like(variable))
+    assert_equal(second, saved)
+    for path, variable in first.items():
+        np.testing.assert_array_equal(variable.numpy(), saved[path].numpy() + 1)

@@ -11,7 +11,12 @@ import numpy as np
 
 from tf_gpt.checkpoints import names
 from tf_gpt.checkpoints.readers import Checkpoint, open_checkpoint
-from tf_gpt.checkpoints.stored import WEIGHT_TYPES, StoredTensor, regions_equal
+from tf_gpt.checkpoints.stored import (
+    WEIGHT_TYPES,
+    StoredTensor,
+    aligned_empty,
+    same_values,
+)
 from tf_gpt.errors import CheckpointError
 
 _TIED = "lm_head.weight"
@@ -82,8 +87,23 @@ def load_weights(
         _check_values(tensor)
     for path, tensor in fitting.items():
         variable = variables[path]
-        variable.assign(_arrange(tensor, path, checkpoint.layout, variable.shape))
+        values = _arrange(tensor, path, checkpoint.layout, tuple(variable.shape))
+        variable.assign(_HandedOver(values))
     return LoadingReport(missing, unexpected, mismatched)
+
+
+def unset_values(shape, dtype=None) -> "_HandedOver":
+    """An initializer for variables that are about to be loaded: zeros.
+
+    Until they are written they take neither time nor memory; `load_weights`
+    then puts what it reads in their place.
+
+    Args:
+        shape: Shape of the variable.
+        dtype: Its type; float32 if None.
+    """
+    values = aligned_empty(shape, dtype or "float32", allocate=np.zeros)
+    return _HandedOver(values)
 
 
 def export_weights(variables, prefix=True) -> Iterator[tuple[str, "VariableView"]]:
@@ -178,7 +198,7 @@ def _check_tied(checkpoint, entries):
     tied = checkpoint.tensors.get(_TIED)
     if checkpoint.layout != "pytorch" or tied is None or _TOKENS not in entries:
         return
-    if not regions_equal(tied, entries[_TOKENS]):
+    if not same_values(tied, entries[_TOKENS]):
         raise CheckpointError(
             f"{_place(checkpoint)}: `{_TIED}` must equal "
             f"`{entries[_TOKENS].name}`, to which GPT ties it, and does not."
@@ -216,26 +236,46 @@ def _check_values(tensor):
             f"A weight must be stored as {', '.join(WEIGHT_TYPES)}. Received: "
             f"{tensor.name!r} as {tensor.dtype} in {tensor.file}."
         )
-    values = tensor.read()
     # A finite sum has only finite terms and needs no memory; finite terms with
     # an infinite sum are rare enough to look twice.
     with np.errstate(over="ignore", invalid="ignore"):
-        total = float(values.sum(dtype="float32"))
-    if math.isfinite(total):
-        return
-    n_bad = values.size - int(np.isfinite(values).sum())
+        n_bad = sum(
+            int(np.count_nonzero(~np.isfinite(piece)))
+            for piece in tensor.pieces()
+            if not math.isfinite(piece.sum(dtype="float32"))
+        )
     if n_bad:
         raise CheckpointError(
             f"Weights must be finite. Received: {n_bad} NaN or infinite values of "
-            f"{values.size} in {tensor.name!r} of {tensor.file}."
+            f"{math.prod(tensor.shape)} in {tensor.name!r} of {tensor.file}."
         )
 
 
 def _arrange(tensor, path, layout, shape):
+    """Returns a tensor's values as our variable has them."""
     values = tensor.read()
     if layout == "pytorch" and path in names.TRANSPOSED:
-        values = values.T
+        transposed = aligned_empty(shape, "float32")
+        transposed[...] = values.T
+        return transposed
     return values.reshape(shape)
+
+
+class _HandedOver:
+    """An array that nobody else holds, so that it need not be copied.
+
+    TensorFlow copies a NumPy array twice before it lets a variable have it.
+    What is no NumPy array and only gives one it uses as it is, if it is
+    aligned: loading then needs no memory beside the variables' own.
+    """
+
+    def __init__(self, values):
+        self._values = values
+        self.shape = values.shape
+        self.dtype = values.dtype
+
+    def __array__(self, dtype=None, copy=None):
+        return self._values.astype(dtype or self.dtype, copy=bool(copy))
 
 
 def _place(checkpoint):

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -31,6 +31,9 @@ WEIGHT_TYPES = ("float32", "float16", "bfloat16")
 # TensorFlow takes a NumPy array over without copying it only when its memory
 # starts at a multiple of this many bytes.
 _ALIGNMENT = 64
+
+# Items read at a time where a whole tensor is not needed.
+_PIECE = 1 << 20
 
 _MOST_AXES = 8
 _MOST_ITEMS = 1 << 48
@@ -75,17 +78,25 @@ class StoredTensor:
                 f"A weight must be stored as {', '.join(WEIGHT_TYPES)}. Received: "
                 f"{self.name!r} as {self.dtype} in {self.file}."
             )
-        stored = self.load()
-        if self.dtype == "bfloat16":
-            # bfloat16 is the upper half of a float32.
-            bits = aligned_empty(stored.shape, "uint32")
-            np.left_shift(stored, 16, out=bits, dtype="uint32")
-            return bits.view("float32")
-        if self.dtype == "float16":
-            values = aligned_empty(stored.shape, "float32")
-            values[...] = stored
-            return values
-        return stored
+        return widen(self.load(), self.dtype)
+
+    def pieces(self) -> Iterator[np.ndarray]:
+        """Yields the values as flat float32 arrays, in row-major order.
+
+        Of a tensor that lies in its file in one piece, a few megabytes at a
+        time, which the next piece overwrites; of others, all at once.
+        """
+        if self.offset is None or self.dtype not in WEIGHT_TYPES:
+            yield self.read().reshape(-1)
+            return
+        n_items = math.prod(self.shape)
+        buffer = aligned_empty((min(n_items, _PIECE),), NUMPY_TYPES[self.dtype])
+        with open(self.file, "rb", buffering=0) as stream:
+            stream.seek(self.offset)
+            for start in range(0, n_items, _PIECE):
+                piece = buffer[: n_items - start]
+                _fill(stream, piece)
+                yield widen(piece, self.dtype)
 
     def __array__(self, dtype=None, copy=None):
         return np.asarray(self.read(), dtype=dtype)
@@ -102,11 +113,11 @@ def is_shape(shape) -> bool:
     )
 
 
-def aligned_empty(shape, dtype) -> np.ndarray:
+def aligned_empty(shape, dtype, allocate=np.empty) -> np.ndarray:
     """Returns an uninitialised array whose memory starts at a 64-byte multiple."""
     dtype = np.dtype(dtype)
     n_bytes = math.prod(shape) * dtype.itemsize
-    buffer = np.empty(n_bytes + _ALIGNMENT, "uint8")
+    buffer = allocate(n_bytes + _ALIGNMENT, "uint8")
     start = -buffer.ctypes.data % _ALIGNMENT
     return buffer[start : start + n_bytes].view(dtype).reshape(shape)
 
@@ -120,41 +131,44 @@ def read_region(file, offset, dtype, shape) -> np.ndarray:
     values = aligned_empty(shape, NUMPY_TYPES[dtype])
     with open(file, "rb", buffering=0) as stream:
         stream.seek(offset)
-        view = memoryview(values.reshape(-1).view("uint8"))
-        n_read = 0
-        while n_read < len(view):  # one read gives at most 2 GiB
-            n_now = stream.readinto(view[n_read:])
-            if not n_now:
-                raise CheckpointError(
-                    f"{file} is truncated: {len(view)} bytes expected at {offset}, "
-                    f"{n_read} there."
-                )
-            n_read += n_now
+        _fill(stream, values)
     return values
 
 
-def regions_equal(first: StoredTensor, second: StoredTensor) -> bool:
-    """Whether two tensors hold the same values, reading a piece at a time."""
+def widen(stored, dtype) -> np.ndarray:
+    """Returns stored values as float32; float32 itself as it is."""
+    if dtype == "bfloat16":
+        # bfloat16 is the upper half of a float32.
+        bits = aligned_empty(stored.shape, "uint32")
+        np.left_shift(stored, 16, out=bits, dtype="uint32")
+        return bits.view("float32")
+    if dtype == "float16":
+        values = aligned_empty(stored.shape, "float32")
+        values[...] = stored
+        return values
+    return stored
+
+
+def _fill(stream, values):
+    """Reads an array's bytes from where a stream stands."""
+    view = memoryview(values.reshape(-1).view("uint8"))
+    n_read = 0
+    while n_read < len(view):  # one read gives at most 2 GiB
+        n_now = stream.readinto(view[n_read:])
+        if not n_now:
+            raise CheckpointError(
+                f"{stream.name} is truncated: {len(view)} bytes expected, "
+                f"{n_read} there."
+            )
+        n_read += n_now
+
+
+def same_values(first: StoredTensor, second: StoredTensor) -> bool:
+    """Whether two tensors hold equal values, read piece by piece."""
     if first.shape != second.shape:
         return False
-    if first.dtype != second.dtype or first.offset is None or second.offset is None:
+    if first.offset is None or second.offset is None:
         return np.array_equal(first.read(), second.read())
     if (first.file, first.offset) == (second.file, second.offset):
         return True
-    piece = 1 << 24
-    n_items = math.prod(first.shape)
-    size = np.dtype(NUMPY_TYPES[first.dtype]).itemsize
-    return all(
-        np.array_equal(
-            *(
-                read_region(
-                    tensor.file,
-                    tensor.offset + start * size,
-                    tensor.dtype,
-                    (min(piece, n_items - start),),
-                )
-                for tensor in (first, second)
-            )
-        )
-        for start in range(0, n_items, piece)
-    )
+    return all(map(np.array_equal, first.pieces(), second.pieces()))
