@@ -28,7 +28,7 @@ OPENAI_FILES = tuple(f"params_{number}.npy" for number in range(10))
 # How often a download that broke off is taken up again.
 _ATTEMPTS = 5
 
-_REPOSITORY = re.compile(r"[\w.\-]+/[\w.\-]+", re.ASCII)
+_REPOSITORY = re.compile(r"\w[\w.\-]*/\w[\w.\-]*", re.ASCII)
 
 
 def list_presets() -> list[str]:
@@ -175,6 +175,7 @@ def upload_folder(
             be reached.
     """
     import huggingface_hub
+    from huggingface_hub import errors
 
     if not _REPOSITORY.fullmatch(str(repo_id)):
         raise HubError(
@@ -190,7 +191,7 @@ def upload_folder(
             create_pr=create_pr,
             revision=revision,
         )
-    except (OSError, ValueError, huggingface_hub.errors.HTTPError) as error:
+    except (OSError, ValueError, errors.HTTPError) as error:
         raise HubError(
             f"Uploading to {repo_id!r} failed: {_first_line(error)}"
         ) from error
@@ -204,7 +205,7 @@ def _presets_folder():
 def _local_folder(name):
     """Returns the folder of a directory or preset, None for a repository."""
     path = pathlib.Path(name)
-    if path.is_dir():
+    if name != "" and path.is_dir():  # Path("") is the current directory
         return path
     if path.is_file():
         raise HubError(
@@ -212,7 +213,7 @@ def _local_folder(name):
         )
     if str(name) in list_presets():
         return _presets_folder() / str(name)
-    if isinstance(name, str) and _REPOSITORY.fullmatch(name) and ".." not in name:
+    if isinstance(name, str) and _REPOSITORY.fullmatch(name):
         return None
     presets = ", ".join(list_presets()) or "none"
     raise HubError(
@@ -255,9 +256,9 @@ def _parts(main):
 def _fetch(repo_id, file_name, *, local_files_only, **options):
     """Returns the local path of a repository's file, None if it has no such file."""
     import huggingface_hub
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
-    local_files_only = local_files_only or huggingface_hub.constants.HF_HUB_OFFLINE
+    local_files_only = local_files_only or constants.HF_HUB_OFFLINE
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             return pathlib.Path(
