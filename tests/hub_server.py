@@ -88,6 +88,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         path = self.path.partition("?")[0]
         match = _RESOLVE.fullmatch(path)
+        about = _API.fullmatch(path)
+        if about and about["repo"] in self.server.repositories:
+            # huggingface_hub 0.34 asks for this before it uploads.
+            self._json({"id": about["repo"], "xetEnabled": False, "siblings": []})
+            return
         if match is None:
             self._json({"error": "not here"}, 404)
             return
