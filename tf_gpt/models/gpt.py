@@ -83,16 +83,27 @@ class OpenAIGPTModel(PreTrained, keras.Model):
         self,
         input_ids=None,
         attention_mask=None,
-        *,
+        token_type_ids=None,
+        position_ids=None,
+        head_mask=None,
+        inputs_embeds=None,
+        output_attentions=None,
+        output_hidden_states=None,
+        return_dict=None,
+        training=None,
         caches=(),
         cache_index=0,
-        training=None,
-        **options,
     ):
         inputs = call_inputs.unpack(
             input_ids,
-            {"attention_mask": attention_mask, **options},
-            call_inputs.TENSORS + call_inputs.OPTIONS,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            head_mask=head_mask,
+            inputs_embeds=inputs_embeds,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=return_dict,
         )
         call_inputs.check({**inputs, "caches": caches}, self.config)
         hidden = self._embed(inputs, training)  # (B, T, C)

@@ -15,30 +15,32 @@ TENSORS = (
 OPTIONS = ("output_attentions", "output_hidden_states", "return_dict")
 
 
-def unpack(first, named, allowed):
+def unpack(first, **named):
     """Returns the call arguments as one dict, absent ones left out.
 
     Args:
         first: The first call argument: token ids, or a dict of arguments.
-        named: Dict of the keyword arguments.
-        allowed: Names that may occur.
+        **named: The other call arguments, None where absent.
 
     Raises:
-        ValueError: If an argument is unknown or came twice.
+        ValueError: If the dict has an unknown entry, or one that also came by
+            name.
     """
-    named = {name: value for name, value in named.items() if value is not None}
     given = dict(first) if isinstance(first, dict) else {"input_ids": first}
-    given = {name: value for name, value in given.items() if value is not None}
+    unknown = given.keys() - {"input_ids", *named}
+    if unknown:
+        raise ValueError(
+            f"Unknown inputs: {sorted(unknown)}. "
+            f"Allowed: {', '.join(['input_ids', *named])}."
+        )
+    given, named = (
+        {name: value for name, value in arguments.items() if value is not None}
+        for arguments in (given, named)
+    )
     twice = given.keys() & named.keys()
     if twice:
         raise ValueError(f"Received twice, in the dict and by name: {sorted(twice)}.")
-    inputs = given | named
-    unknown = inputs.keys() - set(allowed)
-    if unknown:
-        raise ValueError(
-            f"Unknown inputs: {sorted(unknown)}. Allowed: {', '.join(allowed)}."
-        )
-    return inputs
+    return given | named
 
 
 def check(inputs, config, ranks=(2,)):

@@ -45,12 +45,30 @@ class OpenAIGPTLMHeadModel(PreTrained, keras.Model):
         """Does nothing: the body was built with the config's sizes."""
 
     def call(
-        self, input_ids=None, attention_mask=None, *, training=None, **options
+        self,
+        input_ids=None,
+        attention_mask=None,
+        token_type_ids=None,
+        position_ids=None,
+        head_mask=None,
+        inputs_embeds=None,
+        labels=None,
+        output_attentions=None,
+        output_hidden_states=None,
+        return_dict=None,
+        training=None,
     ):
         inputs = call_inputs.unpack(
             input_ids,
-            {"attention_mask": attention_mask, **options},
-            (*call_inputs.TENSORS, "labels", *call_inputs.OPTIONS),
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            head_mask=head_mask,
+            inputs_embeds=inputs_embeds,
+            labels=labels,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=return_dict,
         )
         labels = inputs.pop("labels", None)
         body = self.run_body(inputs, training)
