@@ -60,7 +60,7 @@ def save_safetensors(
 
     Raises:
         CheckpointError: If there is nothing to write, a type cannot be stored,
-            or a value is not finite in the type stored.
+            or a value is not finite in a type it is converted to.
         ValueError: If `max_shard_size` or `dtype` is none of the above.
     """
     limit = parse_size(max_shard_size)
