@@ -26,6 +26,7 @@ class OpenAIGPTTokenizerFast(TokenizerBase):
     Args:
         vocab_file, merges_file: Paths of vocab.json and merges.txt.
         tokenizer_file: Path of a tokenizer.json, in their place.
+        tokenizer_object: A `tokenizers.Tokenizer`, in their place.
         unk_token: What characters become that the vocabulary lacks.
         vocab, merges: The contents of the files in place of their paths.
         added_tokens: List of (id, `AddedToken`) to add first, under these ids.
@@ -49,13 +50,17 @@ class OpenAIGPTTokenizerFast(TokenizerBase):
         tokenizer_file=None,
         unk_token="<unk>",
         *,
+        tokenizer_object=None,
         vocab=None,
         merges=None,
         added_tokens=(),
         **options,
     ):
         if tokenizer_file is not None:
-            self.backend_tokenizer = _read(tokenizer_file, str(unk_token))
+            tokenizer_object = _read(tokenizer_file)
+        if tokenizer_object is not None:
+            _check(tokenizer_object, str(unk_token))
+            self.backend_tokenizer = tokenizer_object
         else:
             vocab, merges = files.vocabulary(vocab_file, merges_file, vocab, merges)
             files.check_vocabulary(vocab, merges, str(unk_token))
@@ -178,18 +183,23 @@ def _build(vocab, merges, unk_token):
     return backend
 
 
-def _read(path, unk_token):
-    """Returns the pipeline in a tokenizer.json, checked."""
-    table = files.read_json(path)
-    vocab, merges = files.vocabulary_from_json(table, path)
-    files.check_vocabulary(vocab, merges, unk_token)
-    if table.get("post_processor") is not None:
-        raise TokenizerError(
-            "A GPT tokenizer puts no tokens around a text. Received: a "
-            f"`post_processor` of type {table['post_processor'].get('type')!r} in "
-            f"{str(path)!r}."
-        )
+def _read(path):
+    """Returns the pipeline in a tokenizer.json."""
+    # Read as JSON first, for errors that name the file.
+    files.vocabulary_from_json(files.read_json(path), path)
     backend = tokenizers.Tokenizer.from_file(str(path))
     backend.no_padding()
     backend.no_truncation()
     return backend
+
+
+def _check(backend, unk_token):
+    """Raises if a pipeline is not one of GPT."""
+    table = json.loads(backend.to_str())
+    vocab, merges = files.vocabulary_from_json(table, files.TOKENIZER)
+    files.check_vocabulary(vocab, merges, unk_token)
+    if table.get("post_processor") is not None:
+        raise TokenizerError(
+            "A GPT tokenizer puts no tokens around a text. Received: a "
+            f"`post_processor` of type {table['post_processor'].get('type')!r}."
+        )

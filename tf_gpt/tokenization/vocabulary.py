@@ -175,9 +175,10 @@ class Vocabulary:
 
     @property
     def all_special_tokens(self):
-        """List of the special tokens, each once."""
-        tokens = [*self._special_tokens.values(), *self._additional_special_tokens]
-        return list(dict.fromkeys(tokens))
+        """List of the special tokens, named or not, each once."""
+        special = [t.content for t in self.added_tokens_decoder.values() if t.special]
+        named = [*self._special_tokens.values(), *self._additional_special_tokens]
+        return list(dict.fromkeys(named + special))
 
     @property
     def all_special_ids(self):
