@@ -17,6 +17,7 @@ from tf_gpt.tokenization.vocabulary import (
     SPECIAL_TOKENS,
     Vocabulary,
     as_ids,
+    content_of,
     is_int,
     shown,
     to_list,
@@ -49,6 +50,8 @@ class TokenizerBase(Vocabulary):
         `_sequences(texts, is_split)`: a list of objects with `ids`, `tokens`,
             `offsets` and `word_ids`, one for each text or list of words;
         `_decode(ids)`: their text;
+        `_train(texts, length, **options)`: (vocab, merges) of a
+            `tokenizers.trainers.BpeTrainer` with these options;
         `_contents()`: file name -> text of the files with its vocabulary.
     """
 
@@ -194,6 +197,20 @@ class TokenizerBase(Vocabulary):
             self.push_to_hub(repo_id, **hub)
         return paths
 
+    def save_vocabulary(self, save_directory, filename_prefix=None):
+        """Writes vocab.json and merges.txt, without added tokens.
+
+        Args:
+            save_directory: Directory, created if it is missing.
+            filename_prefix: Put before each file name.
+
+        Returns:
+            Tuple of both paths.
+        """
+        contents = self._contents()
+        wanted = {name: contents[name] for name in (files.VOCAB, files.MERGES)}
+        return files.write(save_directory, wanted, filename_prefix)
+
     def push_to_hub(
         self,
         repo_id,
@@ -223,6 +240,56 @@ class TokenizerBase(Vocabulary):
                 create_pr=create_pr,
                 revision=revision,
             )
+
+    def train_new_from_iterator(
+        self,
+        text_iterator,
+        vocab_size,
+        length=None,
+        new_special_tokens=None,
+        special_tokens_map=None,
+        min_frequency=0,
+        show_progress=False,
+    ):
+        """Returns a tokenizer like this one with a vocabulary of other texts.
+
+        Args:
+            text_iterator: Iterable of str, or of lists of str.
+            vocab_size: The most pieces of the new vocabulary, special tokens
+                included.
+            length: How many there are, for the progress bar.
+            new_special_tokens: List of tokens to add to the special ones.
+            special_tokens_map: Dict of special token -> its new name.
+            min_frequency: How often a pair must occur to be merged.
+            show_progress: Whether to show a progress bar.
+        """
+        renamed = special_tokens_map or {}
+        names = {k: renamed.get(v, v) for k, v in self._special_tokens.items()}
+        others = [renamed.get(t, t) for t in self._additional_special_tokens]
+        others += map(content_of, new_special_tokens or ())
+        settings = self._settings()
+        settings["additional_special_tokens"] = others
+        for name in (
+            "model_max_length",
+            "padding_side",
+            "truncation_side",
+            "model_input_names",
+            "clean_up_tokenization_spaces",
+        ):
+            settings[name] = getattr(self, name)
+        vocab, merges = self._train(
+            (
+                t
+                for text in text_iterator
+                for t in ([text] if isinstance(text, str) else text)
+            ),
+            length=length,
+            vocab_size=vocab_size,
+            special_tokens=list(dict.fromkeys([*names.values(), *others])),
+            min_frequency=min_frequency,
+            show_progress=show_progress,
+        )
+        return type(self)(vocab=vocab, merges=merges, **names, **settings)
 
     def _settings(self):
         """Returns what a subclass adds to tokenizer_config.json."""
@@ -340,6 +407,16 @@ class TokenizerBase(Vocabulary):
         _check_text(text, "text")
         tokens = list(self._sequences([text], False)[0].tokens)
         return tokens if pair is None else tokens + self.tokenize(pair)
+
+    @property
+    def max_len_single_sentence(self):
+        """The most tokens of a single text."""
+        return self.model_max_length
+
+    @property
+    def max_len_sentences_pair(self):
+        """The most tokens of a pair of texts."""
+        return self.model_max_length
 
     def num_special_tokens_to_add(self, pair=False):
         """Returns 0: GPT puts no tokens around a text."""

@@ -154,7 +154,9 @@ def load_shards(directory):
             "Only 'npy' shards are arrays; read TFRecords with "
             f"`tf.data.TFRecordDataset`. Received: {str(directory)!r}."
         )
-    return [np.load(directory / name, mmap_mode="r") for name in sorted(index["shards"])]
+    return [
+        np.load(directory / name, mmap_mode="r") for name in sorted(index["shards"])
+    ]
 
 
 def _start(output_dir, made_from, overwrite):

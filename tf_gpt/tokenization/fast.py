@@ -28,6 +28,7 @@ class OpenAIGPTTokenizerFast(TokenizerBase):
         tokenizer_file: Path of a tokenizer.json, in their place.
         tokenizer_object: A `tokenizers.Tokenizer`, in their place.
         unk_token: What characters become that the vocabulary lacks.
+        pre_tokenizer: "basic", the one flavour that there is here.
         vocab, merges: The contents of the files in place of their paths.
         added_tokens: List of (id, `AddedToken`) to add first, under these ids.
         options: Those of `TokenizerBase`.
@@ -49,6 +50,7 @@ class OpenAIGPTTokenizerFast(TokenizerBase):
         merges_file=None,
         tokenizer_file=None,
         unk_token="<unk>",
+        pre_tokenizer="basic",
         *,
         tokenizer_object=None,
         vocab=None,
@@ -56,6 +58,11 @@ class OpenAIGPTTokenizerFast(TokenizerBase):
         added_tokens=(),
         **options,
     ):
+        if pre_tokenizer != "basic":
+            raise TokenizerError(
+                "`pre_tokenizer` of OpenAIGPTTokenizerFast is 'basic'; "
+                f"OpenAIGPTTokenizer has others. Received: {pre_tokenizer!r}."
+            )
         if tokenizer_file is not None:
             tokenizer_object = _read(tokenizer_file)
         if tokenizer_object is not None:
@@ -151,7 +158,11 @@ class OpenAIGPTTokenizerFast(TokenizerBase):
             self._checked_token(index)
         return self.backend_tokenizer.decode(ids, skip_special_tokens=False)
 
-    # Files.
+    # Files and training.
+
+    def _train(self, texts, length, **options):
+        pipeline = _build({}, [], None)
+        return files.train(pipeline, texts, length, **options)
 
     def _settings(self):
         return {"pre_tokenizer": "basic"}

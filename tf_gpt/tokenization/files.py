@@ -13,6 +13,7 @@ import os
 import pathlib
 
 from tf_gpt.errors import TokenizerError
+from tf_gpt.tokenization.bpe import END_OF_WORD
 from tf_gpt.tokenization.vocabulary import SPECIAL_TOKENS, to_token
 
 VOCAB = "vocab.json"
@@ -220,6 +221,22 @@ def added_tokens(saved, found):
         for token, index in read_json(found[ADDED_TOKENS]).items():
             added.setdefault(index, to_token(token))
     return sorted(added.items())
+
+
+def train(pipeline, texts, length, **options):
+    """Returns (vocab, merges) of byte pairs trained on texts.
+
+    Args:
+        pipeline: `tokenizers.Tokenizer` that splits the texts into words.
+        texts: Iterable of str.
+        length: How many there are, or None.
+        options: Those of `tokenizers.trainers.BpeTrainer`.
+    """
+    from tokenizers import trainers
+
+    trainer = trainers.BpeTrainer(end_of_word_suffix=END_OF_WORD, **options)
+    pipeline.train_from_iterator(texts, trainer, length)
+    return vocabulary_from_json(json.loads(pipeline.to_str()), TOKENIZER)
 
 
 def dump_json(content, **options):

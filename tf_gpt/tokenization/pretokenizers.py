@@ -208,6 +208,9 @@ class Basic:
             chunk = _strip_accents(chunk)
         return "".join(f" {c} " if is_punctuation(c) else c for c in chunk).split()
 
+    def join(self, chunks):
+        return [word for chunk in chunks for word in self.split(chunk)]
+
     def traced_words(self, text):
         traced = Traced(text).map(str.lower).map(_clean_character)
         traced = traced.replaced_by(unicodedata.normalize("NFC", traced.text))

@@ -5,6 +5,9 @@ import logging
 import re
 import warnings
 
+import tokenizers
+from tokenizers import models, pre_tokenizers
+
 from tf_gpt.errors import TokenizerError
 from tf_gpt.tokenization import files, pretokenizers
 from tf_gpt.tokenization.base import TokenizerBase
@@ -252,7 +255,19 @@ class OpenAIGPTTokenizer(TokenizerBase):
         texts.append(self.convert_tokens_to_string(tokens))
         return " ".join(text for text in texts if text)
 
-    # Files.
+    # Files and training.
+
+    def _train(self, texts, length, **options):
+        pipeline = tokenizers.Tokenizer(models.BPE(end_of_word_suffix=END_OF_WORD))
+        pipeline.pre_tokenizer = pre_tokenizers.Split(" ", "removed")
+        words = (" ".join(self._words_of(text)) for text in texts)
+        return files.train(pipeline, words, length, **options)
+
+    def _words_of(self, text):
+        splitter = self._word_splitter()
+        for start, end, index in self._split_at_added(text):
+            if index is None:
+                yield from splitter.join(splitter.chunks(text[start:end]))
 
     def _settings(self):
         return {"pre_tokenizer": self.pre_tokenizer}
