@@ -6,6 +6,7 @@ Run as a program it writes those that the plain tests keep in
     TF_USE_LEGACY_KERAS=1 python tests/reference/checkpoint_files.py
 """
 
+import copy
 import json
 import os
 import pathlib
@@ -56,7 +57,8 @@ def write_torch(folder, kind):
     model.save_pretrained(folder / "safetensors")
     model.save_pretrained(folder / "safetensors_sharded", max_shard_size=_SHARD_SIZE)
     for dtype in ("float16", "bfloat16"):
-        narrow = getattr(transformers, f"OpenAIGPT{kind}")(config)
+        # Saving notes the type in the config: a copy keeps the first model's clean.
+        narrow = getattr(transformers, f"OpenAIGPT{kind}")(copy.deepcopy(config))
         narrow.load_state_dict(model.state_dict())
         narrow.to(getattr(torch, dtype)).save_pretrained(
             folder / f"safetensors_{dtype}"
@@ -106,14 +108,18 @@ def write_openai(folder, model):
     (folder / "params_shapes.json").write_text(json.dumps(shapes))
 
 
-def write_tensorflow(folder, kind):
+def write_tensorflow(folders):
     """Writes what transformers' TensorFlow classes make of `bin_zip`.
 
     In a process of its own: they need Keras 2, which a process has only if it
     is told before TensorFlow is imported.
+
+    Args:
+        folders: Dict of class to the folder that `write_torch` wrote into.
     """
+    arguments = [part for kind, folder in folders.items() for part in (kind, folder)]
     subprocess.run(
-        [sys.executable, __file__, "tensorflow", str(folder), kind],
+        [sys.executable, __file__, "tensorflow", *map(str, arguments)],
         check=True,
         env={**os.environ, "TF_USE_LEGACY_KERAS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
@@ -126,19 +132,19 @@ def _write_tensorflow_here(folder, kind):
     model = getattr(transformers, f"TFOpenAIGPT{kind}").from_pretrained(
         folder / "bin_zip", from_pt=True
     )
-    model.save_pretrained(folder / "tf_h5")
-    model.save_pretrained(folder / "tf_h5_sharded", max_shard_size=_SHARD_SIZE)
-    model.save_pretrained(folder / "tf_safetensors", safe_serialization=True)
-    model.save_pretrained(
-        folder / "tf_safetensors_sharded",
-        safe_serialization=True,
-        max_shard_size=_SHARD_SIZE,
-    )
+    for form, safe in (("tf_h5", False), ("tf_safetensors", True)):
+        model.save_pretrained(folder / form, safe_serialization=safe)
+        model.save_pretrained(
+            folder / f"{form}_sharded",
+            safe_serialization=safe,
+            max_shard_size=_SHARD_SIZE,
+        )
 
 
 def main():
     if sys.argv[1:2] == ["tensorflow"]:
-        _write_tensorflow_here(pathlib.Path(sys.argv[2]), sys.argv[3])
+        for kind, folder in zip(sys.argv[2::2], sys.argv[3::2], strict=True):
+            _write_tensorflow_here(pathlib.Path(folder), kind)
         return
     import tempfile
 
@@ -147,7 +153,7 @@ def main():
         folder = pathlib.Path(temporary)
         model = write_torch(folder, "DoubleHeadsModel")
         write_openai(folder / "openai", model)
-        write_tensorflow(folder, "DoubleHeadsModel")
+        write_tensorflow({"DoubleHeadsModel": folder})
         shutil.rmtree(data, ignore_errors=True)
         for form, main_file in MAIN_FILES.items():
             files = [folder / form / main_file]
