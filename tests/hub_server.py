@@ -93,6 +93,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             # huggingface_hub 0.34 asks for this before it uploads.
             self._json({"id": about["repo"], "xetEnabled": False, "siblings": []})
             return
+        if path == "/api/whoami-v2":
+            self._json({"name": "me", "type": "user", "auth": {}})
+            return
         if match is None:
             self._json({"error": "not here"}, 404)
             return

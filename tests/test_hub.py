@@ -303,7 +303,13 @@ def test_uploading_without_the_right_token_is_refused(server, folder):
     assert server.commits == []
 
 
-@pytest.mark.parametrize("repo_id", ["new", "a/b/c", "", "a/b c"])
+def test_a_name_alone_belongs_to_the_owner_of_the_token(server, folder, files):
+    url = hub.upload_folder("new", folder, token="hf_x")
+    assert server.repositories["me/new"]["main"] == files
+    assert "/me/new/" in url
+
+
+@pytest.mark.parametrize("repo_id", ["../new", "a/b/c", "", "a/b c"])
 def test_uploading_to_no_repository_name_is_refused(folder, repo_id):
     with pytest.raises(HubError, match="`repo_id` must be"):
         hub.upload_folder(repo_id, folder)

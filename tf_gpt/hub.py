@@ -28,7 +28,8 @@ OPENAI_FILES = tuple(f"params_{number}.npy" for number in range(10))
 # How often a download that broke off is taken up again.
 _ATTEMPTS = 5
 
-_REPOSITORY = re.compile(r"\w[\w.\-]*/\w[\w.\-]*", re.ASCII)
+_NAME = r"\w[\w.\-]*"
+_REPOSITORY = re.compile(f"{_NAME}/{_NAME}", re.ASCII)
 
 
 def list_presets() -> list[str]:
@@ -158,7 +159,7 @@ def upload_folder(
     """Uploads a folder to a Hub repository, made first if it does not exist.
 
     Args:
-        repo_id: Repository as "owner/name".
+        repo_id: Repository as "owner/name", or "name" for one of the token's owner.
         folder: Folder whose files are uploaded.
         commit_message: Message of the commit; names the package if None.
         private: Whether a repository made now is private; the owner's default
@@ -177,12 +178,15 @@ def upload_folder(
     import huggingface_hub
     from huggingface_hub import errors
 
-    if not _REPOSITORY.fullmatch(str(repo_id)):
+    if not re.fullmatch(f"({_NAME}/)?{_NAME}", str(repo_id), re.ASCII):
         raise HubError(
-            f'`repo_id` must be a repository as "owner/name". Received: {repo_id!r}.'
+            '`repo_id` must be a repository as "owner/name" or "name". '
+            f"Received: {repo_id!r}."
         )
     api = huggingface_hub.HfApi(token=token, library_name="tf_gpt")
     try:
+        if "/" not in repo_id:
+            repo_id = f"{api.whoami()['name']}/{repo_id}"
         api.create_repo(repo_id, private=private, exist_ok=True)
         commit = api.upload_folder(
             repo_id=repo_id,
