@@ -256,7 +256,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--text", type=pathlib.Path, required=True)
     parser.add_argument("--work", type=pathlib.Path, required=True)
-    parser.add_argument("--steps", type=int, default=6400)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--export", type=pathlib.Path, help="preset folder to write")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from tf_gpt.layers.initializers import normal
 from tf_gpt.layers.products import Projection
 
 # Added to no score; it replaces scores. Large enough to vanish in a float32
@@ -165,9 +166,7 @@ class CausalSelfAttention(keras.layers.Layer):
     def _projection(self, units, name):
         return Projection(
             units,
-            kernel_initializer=keras.initializers.RandomNormal(
-                stddev=self.initializer_range
-            ),
+            kernel_initializer=normal(self.initializer_range),
             dtype=self.dtype_policy,
             name=name,
         )

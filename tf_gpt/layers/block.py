@@ -5,6 +5,7 @@ import functools
 import keras
 
 from tf_gpt.layers.attention import CausalSelfAttention
+from tf_gpt.layers.initializers import normal
 from tf_gpt.layers.products import Projection
 
 # The released weights were trained with the tanh form of GELU; "gelu" means it.
@@ -54,16 +55,15 @@ class FeedForward(keras.layers.Layer):
 
     def build(self, x_shape):
         n_embd = x_shape[-1]
-        normal = keras.initializers.RandomNormal
         self.c_fc = Projection(
             4 * n_embd,
-            kernel_initializer=normal(stddev=self.initializer_range),
+            kernel_initializer=normal(self.initializer_range),
             dtype=self.dtype_policy,
             name="c_fc",
         )
         self.c_proj = Projection(
             n_embd,
-            kernel_initializer=normal(stddev=self.initializer_range),
+            kernel_initializer=normal(self.initializer_range),
             dtype=self.dtype_policy,
             name="c_proj",
         )

@@ -5,6 +5,7 @@ from keras import ops
 
 from tf_gpt.layers.attention import KVCache, causal_mask
 from tf_gpt.layers.block import TransformerBlock
+from tf_gpt.layers.initializers import normal
 from tf_gpt.models import inputs as call_inputs
 from tf_gpt.models.pretrained import PreTrained
 from tf_gpt.outputs import BaseModelOutput
@@ -169,9 +170,7 @@ class OpenAIGPTModel(PreTrained, keras.Model):
         layer = keras.layers.Embedding(
             n_rows,
             self.config.n_embd,
-            embeddings_initializer=keras.initializers.RandomNormal(
-                stddev=self.config.initializer_range
-            ),
+            embeddings_initializer=normal(self.config.initializer_range),
             dtype=self.dtype_policy,
             name=name,
         )

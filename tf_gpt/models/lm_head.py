@@ -3,6 +3,10 @@
 import keras
 from keras import ops
 
+from tf_gpt import hub
+from tf_gpt.generation.config import FILE_NAME as generation_config_file
+from tf_gpt.generation.config import GenerationConfig
+from tf_gpt.generation.generate import Decoder, generate
 from tf_gpt.layers.products import tied_logits
 from tf_gpt.models import inputs as call_inputs
 from tf_gpt.models.gpt import OpenAIGPTModel
@@ -38,6 +42,14 @@ class OpenAIGPTLMHeadModel(PreTrained, keras.Model):
         self.config = self.as_config(config)
         self.transformer = OpenAIGPTModel(
             self.config, name="transformer", dtype=self.dtype_policy
+        )
+        self.generation_config = GenerationConfig.from_model_config(self.config)
+        self._decoder = Decoder(
+            decode=self.decode,
+            make_caches=self.transformer.make_caches,
+            n_positions=self.config.n_positions,
+            vocab_size=self.config.vocab_size,
+            compiled={},
         )
         self.built = True
 
@@ -87,6 +99,62 @@ class OpenAIGPTLMHeadModel(PreTrained, keras.Model):
         """Returns the scores (..., V) of hidden states (..., C)."""
         table = ops.cast(self.transformer.tokens_embed.embeddings, hidden.dtype)
         return tied_logits(hidden, table)
+
+    def generate(
+        self,
+        input_ids=None,
+        attention_mask=None,
+        *,
+        generation_config=None,
+        logits_processor=(),
+        streamer=None,
+        jit_compile=True,
+        **options,
+    ):
+        """Continues prompts.
+
+        Args:
+            input_ids: Int (B, T); None or (B, 0) starts from `bos_token_id`. Or
+                a dict with `input_ids` and `attention_mask`.
+            attention_mask: (B, T) of 1 and 0; padding may stand on either side,
+                and a row gets the tokens that it gets alone.
+            generation_config: `GenerationConfig` in place of the model's own.
+            logits_processor: Further callables (logits, ids, step) -> logits.
+            streamer: See `tf_gpt.generation.streamers`.
+            jit_compile: Whether XLA compiles the loop; the ids are the same.
+            **options: Fields of `GenerationConfig` to replace for this call.
+
+        Returns:
+            Int32 tensor (B, T + N), the prompt as it came and N new tokens; or
+            a `GenerateOutput` if `return_dict_in_generate`.
+
+        Raises:
+            ValueError: Before anything is compiled, if the prompt or the
+                options cannot be served.
+        """
+        if isinstance(input_ids, dict):
+            batch = call_inputs.unpack(input_ids, attention_mask=attention_mask)
+            input_ids = batch.get("input_ids")
+            attention_mask = batch.get("attention_mask")
+        config = generation_config or self.generation_config
+        return generate(
+            self._decoder,
+            config.updated(**options),
+            input_ids,
+            attention_mask,
+            processors=logits_processor,
+            streamer=streamer,
+            jit_compile=jit_compile,
+        )
+
+    def after_loading(self, name, hub_options):
+        files = hub.resolve_files(name, [generation_config_file], **hub_options)
+        if files:
+            path = files[generation_config_file]
+            self.generation_config = GenerationConfig.from_file(path)
+
+    def save_beside(self, directory):
+        self.generation_config.save_pretrained(directory)
 
     def decode(
         self, token_ids, caches, *, index, position_ids, attention_mask, last_only

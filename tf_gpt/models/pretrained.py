@@ -1,10 +1,30 @@
 """What the four models share: loading, saving, outputs, the internal loss."""
 
+import contextlib
+import dataclasses
+import json
+import pathlib
+import tempfile
+
 import keras
 from keras import ops
 
+from tf_gpt import hub
+from tf_gpt.checkpoints.convert import export_weights, load_weights, unset_values
+from tf_gpt.checkpoints.writers import save_safetensors
 from tf_gpt.config import OpenAIGPTConfig
+from tf_gpt.layers.initializers import initialised_by
 from tf_gpt.models.inputs import OPTIONS, TENSORS
+
+# Of the mixin's own options, those that say where files come from.
+_HUB_OPTIONS = (
+    "revision",
+    "subfolder",
+    "cache_dir",
+    "local_files_only",
+    "token",
+    "force_download",
+)
 
 
 class PreTrained:
@@ -12,6 +32,151 @@ class PreTrained:
 
     A class using it has a `config`, and a body: `self.transformer`, or itself.
     """
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name,
+        *,
+        config=None,
+        dtype=None,
+        ignore_mismatched_sizes=False,
+        output_loading_info=False,
+        **options,
+    ):
+        """Loads a model.
+
+        Args:
+            name: A directory, a bundled preset ("mini"), or a Hub repository
+                ("openai-community/openai-gpt").
+            config: `OpenAIGPTConfig` in place of the one beside the weights.
+            dtype: A Keras dtype or policy of the model, such as
+                "mixed_bfloat16"; Keras's global one if None.
+            ignore_mismatched_sizes: Whether a weight of another shape keeps its
+                fresh values, instead of an error.
+            output_loading_info: Whether to return also a dict of the
+                `missing_keys`, `unexpected_keys` and `mismatched_keys`.
+            **options: `revision`, `subfolder`, `cache_dir`, `local_files_only`,
+                `token`, `force_download` say where to look. Any other is a
+                field of the config to replace, such as `num_labels=3`.
+
+        Returns:
+            The model, or `(model, info)`.
+
+        Raises:
+            ValueError: If there is no such model, its files are damaged or of
+                another architecture, or a weight fits nowhere.
+        """
+        hub_options = {k: options.pop(k) for k in _HUB_OPTIONS if k in options}
+        if config is None:
+            config = OpenAIGPTConfig.from_pretrained(
+                name, overrides=options, **hub_options
+            )
+        elif options:
+            config = OpenAIGPTConfig.from_dict(cls.as_config(config).to_dict(), **options)
+        weights = hub.resolve_weights(name, **hub_options)
+        # A weight that may keep its fresh values must have some.
+        fresh = contextlib.nullcontext()
+        with fresh if ignore_mismatched_sizes else initialised_by(unset_values):
+            model = cls(config, dtype=dtype)
+        report = load_weights(
+            weights_by_path(model),
+            weights,
+            ignore_mismatched_sizes=ignore_mismatched_sizes,
+        )
+        model.after_loading(name, hub_options)
+        if not output_loading_info:
+            return model
+        return model, {
+            f"{field}_keys": list(names)
+            for field, names in dataclasses.asdict(report).items()
+        }
+
+    def after_loading(self, name, hub_options):
+        """Reads what else belongs to a model; the language model overrides it."""
+
+    def save_beside(self, directory):
+        """Writes what else belongs to a model; the language model overrides it."""
+
+    def save_pretrained(
+        self,
+        directory,
+        *,
+        max_shard_size="5GB",
+        dtype=None,
+        push_to_hub=False,
+        **hub_options,
+    ):
+        """Writes the model so that this library and transformers can load it.
+
+        Args:
+            directory: Folder, made if it does not exist. Gets `config.json` and
+                `model.safetensors` in the PyTorch layout.
+            max_shard_size: Largest size of a weight file, in bytes or as "5GB".
+            dtype: "float32", "float16" or "bfloat16" to store the weights as;
+                as they are if None.
+            push_to_hub: Whether to upload the folder too.
+            **hub_options: See `push_to_hub`; `repo_id` is by default the name of
+                the folder.
+
+        Raises:
+            ValueError: If a weight is not finite, or an option is unknown.
+        """
+        if hub_options and not push_to_hub:
+            raise ValueError(
+                f"These options need push_to_hub=True: {sorted(hub_options)}."
+            )
+        directory = pathlib.Path(directory)
+        save_safetensors(
+            export_weights(weights_by_path(self), prefix=body_of(self) is not self),
+            directory,
+            max_shard_size=max_shard_size,
+            dtype=dtype,
+        )
+        architecture = type(self).__name__
+        values = {**self.config.to_dict(), "architectures": [architecture]}
+        OpenAIGPTConfig.from_dict(values).save_pretrained(directory)
+        self.save_beside(directory)
+        if push_to_hub:
+            repo_id = hub_options.pop("repo_id", None) or directory.name
+            hub.upload_folder(repo_id, directory, **hub_options)
+
+    def push_to_hub(
+        self, repo_id, *, max_shard_size="5GB", dtype=None, card=None, **hub_options
+    ):
+        """Uploads the model, with a model card, to a Hub repository.
+
+        Args:
+            repo_id: "name" or "owner/name"; made if it does not exist.
+            max_shard_size, dtype: See `save_pretrained`.
+            card: Text of the model card; a short one if None.
+            **hub_options: `commit_message`, `private`, `token`, `create_pr`,
+                `revision`.
+
+        Returns:
+            The address of the commit.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, max_shard_size=max_shard_size, dtype=dtype)
+            card = card or self._card(repo_id)
+            (pathlib.Path(folder) / "README.md").write_text(card, encoding="utf-8")
+            return hub.upload_folder(repo_id, folder, **hub_options)
+
+    def _card(self, repo_id):
+        sizes = {
+            name: getattr(self.config, name)
+            for name in ("n_layer", "n_embd", "n_head", "n_positions", "vocab_size")
+        }
+        return (
+            "---\nlibrary_name: tf_gpt\ntags:\n- openai-gpt\n- keras\n---\n\n"
+            f"# {repo_id}\n\n"
+            f"`{type(self).__name__}` with {self.count_params():,} parameters.\n\n"
+            f"```json\n{json.dumps(sizes, indent=2)}\n```\n\n"
+            "```python\n"
+            f"from tf_gpt import {type(self).__name__}\n\n"
+            f'model = {type(self).__name__}.from_pretrained("{repo_id}")\n'
+            "```\n"
+        )
 
     @staticmethod
     def as_config(config):
