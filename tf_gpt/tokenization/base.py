@@ -828,6 +828,10 @@ def _rows(text, text_pair, is_split):
         is_batch = _is_list(text) and bool(text) and _is_list(text[0])
     else:
         is_batch = _is_list(text)
+        if is_batch and not text:
+            raise TokenizerError(
+                "`text` must be a str or a list with at least one. Received: []."
+            )
     if not is_batch:
         _check_text(text, "text", is_split)
         if text_pair is None:
