@@ -10,19 +10,29 @@ __version__ = "0.1.0"
 
 # Public name -> the module that defines it.
 _HOME = {
+    "BaseModelOutput": "tf_gpt.outputs",
     "BatchEncoding": "tf_gpt.tokenization.encoding",
     "OpenAIGPTConfig": "tf_gpt.config",
+    "CausalLMOutput": "tf_gpt.outputs",
     "GenerationConfig": "tf_gpt.generation.config",
+    "OpenAIGPTDoubleHeadsModel": "tf_gpt.models.double_heads",
+    "OpenAIGPTDoubleHeadsModelOutput": "tf_gpt.outputs",
+    "OpenAIGPTForSequenceClassification": "tf_gpt.models.classifier",
     "OpenAIGPTLMHeadModel": "tf_gpt.models.lm_head",
     "OpenAIGPTModel": "tf_gpt.models.gpt",
     "OpenAIGPTTokenizer": "tf_gpt.tokenization.tokenizer",
     "OpenAIGPTTokenizerFast": "tf_gpt.tokenization.fast",
+    "SequenceClassifierOutput": "tf_gpt.outputs",
 }
 
 _SUBPACKAGES = {"checkpoints", "generation", "layers", "models", "tokenization"}
 
-# The models under the names TensorFlow users know.
-_ALIASES = {f"TF{name}": name for name in _HOME if name.endswith("Model")}
+# Models and outputs under the names TensorFlow users know.
+_ALIASES = {
+    f"TF{name}": name
+    for name, home in _HOME.items()
+    if home.startswith(("tf_gpt.models", "tf_gpt.outputs"))
+}
 
 __all__ = sorted([*_HOME, *_ALIASES])
 

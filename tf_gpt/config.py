@@ -38,6 +38,8 @@ _DEFAULTS = {
     "summary_proj_to_labels": True,
     "summary_first_dropout": 0.1,
     "summary_last_dropout": 0.0,
+    "lm_coef": 0.5,
+    "pruned_heads": None,
     "problem_type": None,
     "pad_token_id": None,
     "bos_token_id": None,
@@ -89,6 +91,9 @@ class OpenAIGPTConfig:
         summary_activation: Name of a Keras activation after it, or None.
         summary_proj_to_labels: Whether it maps to the labels (or to C).
         summary_first_dropout, summary_last_dropout: Dropout rates around it.
+        lm_coef: Weight of the language-model loss beside a task's.
+        pruned_heads: Dict from the index of a block to the list of its heads
+            that were removed, or None.
         problem_type: Loss of the classifier: "regression",
             "single_label_classification", "multi_label_classification", or
             None to tell from the labels.
@@ -151,8 +156,7 @@ class OpenAIGPTConfig:
             id2label = {i: f"LABEL_{i}" for i in range(num_labels)}
         if not isinstance(id2label, dict) or not id2label:
             raise ValueError(
-                "`id2label` must map class indices to names. "
-                f"Received: {id2label!r}."
+                f"`id2label` must map class indices to names. Received: {id2label!r}."
             )
         try:
             self.id2label = {int(key): str(name) for key, name in id2label.items()}
@@ -196,11 +200,37 @@ class OpenAIGPTConfig:
                 raise ValueError(
                     f"`{field}` must be one of {choices}. Received: {value!r}."
                 )
+        self._check_pruned_heads()
         for field in ("pad_token_id", "bos_token_id", "eos_token_id"):
             value = getattr(self, field)
             for token_id in value if isinstance(value, list) else [value]:
                 if token_id is not None:
                     _check_integer(field, token_id, minimum=0)
+
+    def _check_pruned_heads(self):
+        pruned = self.pruned_heads or {}
+        try:
+            # The keys of a JSON object are strings.
+            pruned = {int(i): sorted(set(heads)) for i, heads in pruned.items()}
+            for i, heads in pruned.items():
+                _check_integer("block", i, minimum=0)
+                for head in heads:
+                    _check_integer("head", head, minimum=0)
+            fits = all(
+                i < self.n_layer
+                and len(heads) < self.n_head
+                and heads[-1] < self.n_head
+                for i, heads in pruned.items()
+                if heads
+            )
+        except (AttributeError, TypeError, ValueError):
+            fits = False
+        if not fits:
+            raise ValueError(
+                "`pruned_heads` must map blocks below n_layer to lists of some, not "
+                f"all, of their heads. Received: {self.pruned_heads!r}."
+            )
+        self.pruned_heads = {i: heads for i, heads in pruned.items() if heads} or None
 
     @property
     def num_labels(self):
@@ -216,10 +246,16 @@ class OpenAIGPTConfig:
         return {
             "model_type": self.model_type,
             **{field: getattr(self, field) for field in _DEFAULTS},
+            **self._pruned_to_json(),
             "id2label": {str(i): name for i, name in self.id2label.items()},
             "label2id": dict(self.label2id),
             **{field: getattr(self, field) for field in self._extra},
         }
+
+    def _pruned_to_json(self):
+        # transformers expects a dict here; without pruning it is left out.
+        pruned = self.pruned_heads or {}
+        return {"pruned_heads": {str(i): heads for i, heads in pruned.items()}}
 
     @classmethod
     def from_dict(cls, values, **overrides):
@@ -287,9 +323,7 @@ class OpenAIGPTConfig:
         os.replace(file.name, directory / FILE_NAME)
 
     def __eq__(self, other):
-        return (
-            isinstance(other, OpenAIGPTConfig) and self.to_dict() == other.to_dict()
-        )
+        return isinstance(other, OpenAIGPTConfig) and self.to_dict() == other.to_dict()
 
     __hash__ = None
 

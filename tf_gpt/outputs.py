@@ -130,9 +130,3 @@ class SequenceClassifierOutput(ModelOutput):
     logits: object
     hidden_states: object
     attentions: object
-
-
-TFBaseModelOutput = BaseModelOutput
-TFCausalLMOutput = CausalLMOutput
-TFOpenAIGPTDoubleHeadsModelOutput = OpenAIGPTDoubleHeadsModelOutput
-TFSequenceClassifierOutput = SequenceClassifierOutput

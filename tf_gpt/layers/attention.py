@@ -66,7 +66,8 @@ class CausalSelfAttention(keras.layers.Layer):
     """Multi-head self-attention with an optional fixed-size cache.
 
     Args:
-        n_head: Number of heads H. Must divide the hidden size.
+        n_head: Number of heads H.
+        head_size: Size D of a head; C / H if None, and then H must divide C.
         attn_pdrop: Dropout rate on the attention weights.
         resid_pdrop: Dropout rate on the output projection.
         initializer_range: Standard deviation of the initial kernels.
@@ -100,22 +101,27 @@ class CausalSelfAttention(keras.layers.Layer):
         attn_pdrop=0.1,
         resid_pdrop=0.1,
         initializer_range=0.02,
+        head_size=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.n_head = n_head
+        self.head_size = head_size
         self.attn_pdrop = attn_pdrop
         self.resid_pdrop = resid_pdrop
         self.initializer_range = initializer_range
 
     def build(self, x_shape):
         n_embd = x_shape[-1]
-        if n_embd % self.n_head:
-            raise ValueError(
-                "`n_head` must divide the hidden size. "
-                f"Received: n_head={self.n_head}, hidden size={n_embd}."
-            )
-        self.c_attn = self._projection(3 * n_embd, "c_attn")
+        if self.head_size is None:
+            if n_embd % self.n_head:
+                raise ValueError(
+                    "`n_head` must divide the hidden size. "
+                    f"Received: n_head={self.n_head}, hidden size={n_embd}."
+                )
+            self.head_size = n_embd // self.n_head
+        width = self.n_head * self.head_size  # C, but where heads were removed
+        self.c_attn = self._projection(3 * width, "c_attn")
         self.c_proj = self._projection(n_embd, "c_proj")
         self.attn_dropout = keras.layers.Dropout(
             self.attn_pdrop, dtype=self.dtype_policy
@@ -124,11 +130,9 @@ class CausalSelfAttention(keras.layers.Layer):
             self.resid_pdrop, dtype=self.dtype_policy
         )
         self.c_attn.build(x_shape)
-        self.c_proj.build(x_shape)
+        self.c_proj.build((*x_shape[:-1], width))
 
-    def call(
-        self, x, visible, cache=(), cache_index=0, head_mask=(), training=None
-    ):
+    def call(self, x, visible, cache=(), cache_index=0, head_mask=(), training=None):
         query, key, value = [
             self._split_heads(part)  # (B, T, C) -> (B, H, T, D)
             for part in ops.split(self.c_attn(x), 3, axis=-1)
@@ -161,6 +165,7 @@ class CausalSelfAttention(keras.layers.Layer):
             "attn_pdrop": self.attn_pdrop,
             "resid_pdrop": self.resid_pdrop,
             "initializer_range": self.initializer_range,
+            "head_size": self.head_size,
         }
 
     def _projection(self, units, name):
@@ -172,8 +177,8 @@ class CausalSelfAttention(keras.layers.Layer):
         )
 
     def _split_heads(self, x):
-        batch, length, n_embd = ops.shape(x)
-        x = ops.reshape(x, (batch, length, self.n_head, n_embd // self.n_head))
+        batch, length, _ = ops.shape(x)
+        x = ops.reshape(x, (batch, length, self.n_head, self.head_size))
         return ops.transpose(x, (0, 2, 1, 3))
 
     def _merge_heads(self, x):

@@ -41,9 +41,7 @@ class FeedForward(keras.layers.Layer):
     Source: Radford et al. 2018, sections 3.1 and 4.1; OpenAI train.py, mlp.
     """
 
-    def __init__(
-        self, afn="gelu", resid_pdrop=0.1, initializer_range=0.02, **kwargs
-    ):
+    def __init__(self, afn="gelu", resid_pdrop=0.1, initializer_range=0.02, **kwargs):
         super().__init__(**kwargs)
         if afn not in ACTIVATIONS:
             raise ValueError(
@@ -94,6 +92,7 @@ class TransformerBlock(keras.layers.Layer):
         attn_pdrop, resid_pdrop: Dropout rates.
         layer_norm_epsilon: Added to the variance in each layer norm.
         initializer_range: Standard deviation of the initial kernels.
+        head_size: Size D of a head; C / H if None.
 
     Call arguments and returns: those of `CausalSelfAttention`.
 
@@ -108,6 +107,7 @@ class TransformerBlock(keras.layers.Layer):
         resid_pdrop=0.1,
         layer_norm_epsilon=1e-5,
         initializer_range=0.02,
+        head_size=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -117,6 +117,7 @@ class TransformerBlock(keras.layers.Layer):
         self.resid_pdrop = resid_pdrop
         self.layer_norm_epsilon = layer_norm_epsilon
         self.initializer_range = initializer_range
+        self.head_size = head_size
 
     def build(self, x_shape):
         self.attn = CausalSelfAttention(
@@ -124,6 +125,7 @@ class TransformerBlock(keras.layers.Layer):
             self.attn_pdrop,
             self.resid_pdrop,
             self.initializer_range,
+            self.head_size,
             dtype=self.dtype_policy,
             name="attn",
         )
@@ -139,9 +141,7 @@ class TransformerBlock(keras.layers.Layer):
         for layer in (self.attn, self.ln_1, self.mlp, self.ln_2):
             layer.build(x_shape)
 
-    def call(
-        self, x, visible, cache=(), cache_index=0, head_mask=(), training=None
-    ):
+    def call(self, x, visible, cache=(), cache_index=0, head_mask=(), training=None):
         y, cache, weights = self.attn(
             x,
             visible,
@@ -163,6 +163,7 @@ class TransformerBlock(keras.layers.Layer):
             "resid_pdrop": self.resid_pdrop,
             "layer_norm_epsilon": self.layer_norm_epsilon,
             "initializer_range": self.initializer_range,
+            "head_size": self.head_size,
         }
 
     def _norm(self, name):

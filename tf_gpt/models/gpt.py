@@ -6,8 +6,9 @@ from keras import ops
 from tf_gpt.layers.attention import KVCache, causal_mask
 from tf_gpt.layers.block import TransformerBlock
 from tf_gpt.layers.initializers import normal
+from tf_gpt.layers.products import tied_logits
 from tf_gpt.models import inputs as call_inputs
-from tf_gpt.models.pretrained import PreTrained
+from tf_gpt.models.pretrained import PreTrained, kept_heads
 from tf_gpt.outputs import BaseModelOutput
 
 
@@ -63,21 +64,7 @@ class OpenAIGPTModel(PreTrained, keras.Model):
         self.tokens_embed = self._embedding(config.vocab_size, "tokens_embed")
         self.positions_embed = self._embedding(config.n_positions, "positions_embed")
         self.dropout = keras.layers.Dropout(config.embd_pdrop, dtype=self.dtype_policy)
-        self.blocks = [
-            TransformerBlock(
-                config.n_head,
-                config.afn,
-                config.attn_pdrop,
-                config.resid_pdrop,
-                config.layer_norm_epsilon,
-                config.initializer_range,
-                dtype=self.dtype_policy,
-                name=f"h_{i}",
-            )
-            for i in range(config.n_layer)
-        ]
-        for block in self.blocks:
-            block.build((None, None, config.n_embd))
+        self.blocks = [self._block(i) for i in range(config.n_layer)]
         self.built = True
 
     def call(
@@ -120,7 +107,7 @@ class OpenAIGPTModel(PreTrained, keras.Model):
                 visible,
                 cache=caches[i] if caches else (),
                 cache_index=cache_index,
-                head_mask=() if head_mask is None else _of_layer(head_mask, i),
+                head_mask=() if head_mask is None else self._of_block(head_mask, i),
                 training=training,
             )
             hidden_states.append(hidden)
@@ -138,15 +125,20 @@ class OpenAIGPTModel(PreTrained, keras.Model):
 
     def make_caches(self, batch_size, n_slots):
         """Returns empty caches: a `KVCache` of zeros (B, H, S, D) per layer."""
-        config = self.config
-        shape = (batch_size, config.n_head, n_slots, config.n_embd // config.n_head)
-        return tuple(
-            KVCache(
-                keys=ops.zeros(shape, dtype=self.compute_dtype),
-                values=ops.zeros(shape, dtype=self.compute_dtype),
-            )
-            for _ in range(config.n_layer)
-        )
+
+        def empty(block):
+            shape = (batch_size, block.n_head, n_slots, block.head_size)
+            return ops.zeros(shape, dtype=self.compute_dtype)
+
+        return tuple(KVCache(empty(block), empty(block)) for block in self.blocks)
+
+    def logits(self, hidden):
+        """Returns the scores (..., V) of hidden states (..., C).
+
+        The language-model heads are this table again: they have no weights.
+        """
+        table = ops.cast(self.tokens_embed.embeddings, hidden.dtype)
+        return tied_logits(hidden, table)
 
     def _embed(self, inputs, training):
         hidden = inputs.get("inputs_embeds")
@@ -165,6 +157,28 @@ class OpenAIGPTModel(PreTrained, keras.Model):
             mask = ops.cast(inputs["attention_mask"], "bool")
             visible = visible & mask[:, None, None, :]  # (B, 1, T, S)
         return visible
+
+    def _of_block(self, head_mask, i):
+        row = head_mask if len(head_mask.shape) == 1 else head_mask[i]  # (H,)
+        if self.config.pruned_heads:
+            row = ops.take(row, kept_heads(self.config, i))
+        return row[None, :, None, None]
+
+    def _block(self, i):
+        config = self.config
+        block = TransformerBlock(
+            len(kept_heads(config, i)),
+            config.afn,
+            config.attn_pdrop,
+            config.resid_pdrop,
+            config.layer_norm_epsilon,
+            config.initializer_range,
+            head_size=config.n_embd // config.n_head,
+            dtype=self.dtype_policy,
+            name=f"h_{i}",
+        )
+        block.build((None, None, config.n_embd))
+        return block
 
     def _embedding(self, n_rows, name):
         layer = keras.layers.Embedding(
@@ -195,8 +209,3 @@ def _positions(inputs, hidden):
     before_last = seen < seen[:, -1:]  # a token is yet to come
     gaps = ops.cumsum((1 - mask) * ops.cast(before_last, "int32"), axis=1)
     return ops.maximum(positions - gaps, 0)
-
-
-def _of_layer(head_mask, i):
-    row = head_mask if len(head_mask.shape) == 1 else head_mask[i]  # (H,)
-    return row[None, :, None, None]

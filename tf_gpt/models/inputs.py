@@ -86,10 +86,10 @@ def check(inputs, config, ranks=(2,)):
     ):
         if name in inputs:
             value = inputs[name]
-            _check_shape(name, value, shape, may_broadcast=name == "position_ids")
+            check_shape(name, value, shape, may_broadcast=name == "position_ids")
             check_ids(name, value, limit)
     if "attention_mask" in inputs and not inputs.get("caches"):
-        _check_shape("attention_mask", inputs["attention_mask"], shape)
+        check_shape("attention_mask", inputs["attention_mask"], shape)
     if "head_mask" in inputs:
         sizes = tuple(inputs["head_mask"].shape)
         if sizes not in ((config.n_head,), (config.n_layer, config.n_head)):
@@ -101,9 +101,10 @@ def check(inputs, config, ranks=(2,)):
 
 def check_ids(name, ids, limit):
     """Raises ValueError unless `ids` are integers in [0, limit), as far as known."""
-    dtype = str(getattr(ids.dtype, "name", ids.dtype))
-    if "int" not in dtype:
-        raise ValueError(f"`{name}` must be integers. Received: dtype {dtype}.")
+    if "int" not in dtype_name(ids):
+        raise ValueError(
+            f"`{name}` must be integers. Received: dtype {dtype_name(ids)}."
+        )
     values = concrete(ids)
     if values is not None and values.size:
         low, high = values.min(), values.max()
@@ -114,16 +115,19 @@ def check_ids(name, ids, limit):
             )
 
 
+def dtype_name(x):
+    """Returns the dtype of a tensor or array as a string."""
+    return str(getattr(x.dtype, "name", x.dtype))
+
+
 def concrete(x):
     """Returns a tensor's values as NumPy, None while tracing."""
     if isinstance(x, np.ndarray):
         return x
-    if not hasattr(x, "numpy") and not hasattr(x, "addressable_shards"):
-        return None
-    try:
+    # Eager TensorFlow and PyTorch tensors have `numpy`, JAX's arrays this class.
+    if hasattr(x, "numpy") or type(x).__name__ == "ArrayImpl":
         return ops.convert_to_numpy(x)
-    except Exception:  # a tracer of whatever backend: the values are not there
-        return None
+    return None
 
 
 def _check_rank(name, value, ranks):
@@ -134,7 +138,8 @@ def _check_rank(name, value, ranks):
         )
 
 
-def _check_shape(name, value, shape, may_broadcast=False):
+def check_shape(name, value, shape, may_broadcast=False):
+    """Raises ValueError unless a tensor has this shape, None fitting any size."""
     received = tuple(value.shape)
     fits = len(received) == len(shape) and all(
         a is None or b is None or a == b or (may_broadcast and a == 1)
@@ -142,6 +147,5 @@ def _check_shape(name, value, shape, may_broadcast=False):
     )
     if not fits:
         raise ValueError(
-            f"`{name}` must have the shape of the tokens, {shape}. "
-            f"Received: {received}."
+            f"`{name}` must have the shape {tuple(shape)}. Received: {received}."
         )

@@ -7,13 +7,11 @@ from tf_gpt import hub
 from tf_gpt.generation.config import FILE_NAME as generation_config_file
 from tf_gpt.generation.config import GenerationConfig
 from tf_gpt.generation.generate import Decoder, generate
-from tf_gpt.layers.products import tied_logits
 from tf_gpt.models import inputs as call_inputs
 from tf_gpt.models.gpt import OpenAIGPTModel
+from tf_gpt.models.losses import next_token_loss
 from tf_gpt.models.pretrained import PreTrained
 from tf_gpt.outputs import CausalLMOutput
-
-IGNORED_LABEL = -100
 
 
 @keras.saving.register_keras_serializable(package="tf_gpt")
@@ -84,7 +82,7 @@ class OpenAIGPTLMHeadModel(PreTrained, keras.Model):
         )
         labels = inputs.pop("labels", None)
         body = self.run_body(inputs, training)
-        logits = self.logits(body.last_hidden_state)
+        logits = self.transformer.logits(body.last_hidden_state)
         return self.finish(
             CausalLMOutput(
                 loss=None if labels is None else next_token_loss(logits, labels),
@@ -94,11 +92,6 @@ class OpenAIGPTLMHeadModel(PreTrained, keras.Model):
             ),
             inputs,
         )
-
-    def logits(self, hidden):
-        """Returns the scores (..., V) of hidden states (..., C)."""
-        table = ops.cast(self.transformer.tokens_embed.embeddings, hidden.dtype)
-        return tied_logits(hidden, table)
 
     def generate(
         self,
@@ -185,54 +178,4 @@ class OpenAIGPTLMHeadModel(PreTrained, keras.Model):
         hidden = body.last_hidden_state
         if last_only:
             hidden = hidden[:, -1:]
-        return ops.cast(self.logits(hidden), "float32"), body.caches
-
-
-def next_token_loss(logits, labels):
-    """Returns the mean cross-entropy of each next token, in float32.
-
-    Args:
-        logits: Float (..., T, V).
-        labels: Int (..., T), shifted here; `IGNORED_LABEL` is left out.
-
-    Returns:
-        Float32 scalar; 0 if every label is left out.
-
-    Raises:
-        ValueError: If the shape or dtype of `labels` does not fit.
-    """
-    check_labels(labels, tuple(logits.shape)[:-1], logits.shape[-1])
-    return ops.divide_no_nan(*_summed(logits[..., :-1, :], labels[..., 1:]))
-
-
-def _summed(logits, labels):
-    kept = ops.not_equal(labels, IGNORED_LABEL)
-    losses = ops.sparse_categorical_crossentropy(
-        ops.where(kept, labels, 0), ops.cast(logits, "float32"), from_logits=True
-    )
-    kept = ops.cast(kept, "float32")
-    return ops.sum(losses * kept), ops.sum(kept)
-
-
-def check_labels(labels, shape, n_classes):
-    """Raises ValueError unless `labels` are integers of this shape and range."""
-    received = tuple(labels.shape)
-    if len(received) != len(shape) or any(
-        a is not None and b is not None and a != b
-        for a, b in zip(received, shape, strict=True)
-    ):
-        raise ValueError(
-            f"`labels` must have the shape of the tokens, {shape}. "
-            f"Received: {received}."
-        )
-    dtype = str(getattr(labels.dtype, "name", labels.dtype))
-    if "int" not in dtype:
-        raise ValueError(f"`labels` must be integers. Received: dtype {dtype}.")
-    values = call_inputs.concrete(labels)
-    if values is not None:
-        values = values[values != IGNORED_LABEL]
-        if values.size and (values.min() < 0 or values.max() >= n_classes):
-            raise ValueError(
-                f"`labels` must be in [0, {n_classes}) or {IGNORED_LABEL}. Received "
-                f"values from {values.min()} to {values.max()}."
-            )
+        return ops.cast(self.transformer.logits(hidden), "float32"), body.caches

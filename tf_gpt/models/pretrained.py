@@ -7,6 +7,7 @@ import pathlib
 import tempfile
 
 import keras
+import numpy as np
 from keras import ops
 
 from tf_gpt import hub
@@ -73,7 +74,9 @@ class PreTrained:
                 name, overrides=options, **hub_options
             )
         elif options:
-            config = OpenAIGPTConfig.from_dict(cls.as_config(config).to_dict(), **options)
+            config = OpenAIGPTConfig.from_dict(
+                cls.as_config(config).to_dict(), **options
+            )
         weights = hub.resolve_weights(name, **hub_options)
         # A weight that may keep its fresh values must have some.
         fresh = contextlib.nullcontext()
@@ -190,6 +193,147 @@ class PreTrained:
             f"Received: {type(config).__name__}."
         )
 
+    def get_input_embeddings(self):
+        """Returns the token table's layer, `keras.layers.Embedding`."""
+        return body_of(self).tokens_embed
+
+    def get_output_embeddings(self):
+        """Returns the language-model head's table: the input's, to which it is tied.
+
+        None for a model without that head.
+        """
+        has_head = type(self).__name__ in (
+            "OpenAIGPTLMHeadModel",
+            "OpenAIGPTDoubleHeadsModel",
+        )
+        return self.get_input_embeddings() if has_head else None
+
+    def set_input_embeddings(self, value):
+        """Replaces the token table, and with it the tied head's.
+
+        Args:
+            value: Float (V, C) array, or an Embedding layer with such a table.
+                Another V changes `config.vocab_size`.
+
+        Raises:
+            ValueError: If the hidden size does not fit, or the model has been
+                trained already (see `resize_token_embeddings`).
+        """
+        if isinstance(value, keras.layers.Embedding):
+            value = value.embeddings
+        table = ops.convert_to_numpy(value)
+        if table.ndim != 2 or table.shape[1] != self.config.n_embd:
+            raise ValueError(
+                f"The table must have the shape (V, {self.config.n_embd}). "
+                f"Received: {table.shape}."
+            )
+        self._check_untrained()
+        body = body_of(self)
+        self.config.vocab_size = body.config.vocab_size = int(table.shape[0])
+        layer = body._embedding(len(table), "tokens_embed")
+        layer.embeddings.assign(table)
+        _replace(body, "tokens_embed", layer)
+        self.forget_compiled()
+
+    def resize_token_embeddings(self, new_num_tokens=None, pad_to_multiple_of=None):
+        """Gives the token table another number of rows.
+
+        The first rows are kept, new ones are drawn from
+        N(0, `config.initializer_range`), `config.vocab_size` follows, and the
+        head stays tied.
+
+        Args:
+            new_num_tokens: Number of rows; the present one if None.
+            pad_to_multiple_of: Rounds it up to a multiple of this.
+
+        Returns:
+            The token table's layer.
+
+        Raises:
+            ValueError: If a number is not positive, or the model has been
+                compiled and trained: its optimizer knows the old table.
+                Compile after resizing.
+        """
+        n_old = self.config.vocab_size
+        n_new = n_old if new_num_tokens is None else new_num_tokens
+        step = 1 if pad_to_multiple_of is None else pad_to_multiple_of
+        for name, value in (("new_num_tokens", n_new), ("pad_to_multiple_of", step)):
+            if value != int(value) or value < 1:
+                raise ValueError(
+                    f"`{name}` must be a positive integer. Received: {value!r}."
+                )
+        n_new = -(-int(n_new) // int(step)) * int(step)
+        if n_new != n_old:
+            table = ops.convert_to_numpy(self.get_input_embeddings().embeddings)
+            fresh = keras.random.normal(
+                (max(n_new - n_old, 0), table.shape[1]),
+                stddev=self.config.initializer_range,
+            )
+            rows = np.concatenate([table[:n_new], ops.convert_to_numpy(fresh)])
+            self.set_input_embeddings(rows)
+        return self.get_input_embeddings()
+
+    def prune_heads(self, heads):
+        """Removes attention heads, and the weights that belong to them.
+
+        Args:
+            heads: Dict from the index of a block to a list of its heads, counted
+                as in the unpruned model. Heads gone already stay gone.
+
+        Raises:
+            ValueError: If there are no such heads, none would be left in a
+                block, or the model has been trained already.
+        """
+        self._check_untrained()
+        body = body_of(self)
+        before = {i: kept_heads(self.config, i) for i in range(len(body.blocks))}
+        pruned = {i: set(gone) for i, gone in (self.config.pruned_heads or {}).items()}
+        for i, gone in heads.items():
+            pruned[int(i)] = pruned.get(int(i), set()) | set(gone)
+        fields = {"pruned_heads": {i: list(gone) for i, gone in pruned.items()}}
+        config = OpenAIGPTConfig.from_dict(self.config.to_dict(), **fields)
+        self.config.pruned_heads = body.config.pruned_heads = config.pruned_heads
+        blocks = list(body.blocks)
+        for i in heads:
+            kept = kept_heads(config, int(i))
+            columns = [before[int(i)].index(head) for head in kept]
+            blocks[int(i)] = _without_heads(body, int(i), columns)
+        _replace(body, "blocks", blocks)
+        self.forget_compiled()
+
+    def num_parameters(self, only_trainable=False):
+        """Returns the number of weights; the tied head adds none."""
+        variables = self.trainable_weights if only_trainable else self.weights
+        return sum(int(np.prod(variable.shape)) for variable in variables)
+
+    def gradient_checkpointing_enable(self):
+        """Keeps only the blocks' inputs for the backward pass in training.
+
+        Each block is computed again when its gradient is due: about a third more
+        time, and memory for one block's inner tensors instead of all.
+        """
+        body_of(self).rematerialise = True
+        self.forget_compiled()
+
+    def gradient_checkpointing_disable(self):
+        """Undoes `gradient_checkpointing_enable`."""
+        body_of(self).rematerialise = False
+        self.forget_compiled()
+
+    def forget_compiled(self):
+        """Drops the functions that were traced with what has since changed."""
+        self.train_function = self.test_function = self.predict_function = None
+
+    def _check_untrained(self):
+        optimizer = getattr(self, "optimizer", None)
+        if optimizer is not None and optimizer.built:
+            raise ValueError(
+                "The optimizer of a trained model knows its weights: change their "
+                "shapes before `fit`, or set `model.optimizer = None` and compile "
+                "again. Received: an optimizer with "
+                f"{len(optimizer.variables)} variables."
+            )
+
     def run_body(self, inputs, training):
         """Returns the body's `BaseModelOutput` for a head's unpacked inputs."""
         # Keras takes tensors in a dict, and everything else by keyword.
@@ -267,13 +411,44 @@ def weights_by_path(model):
         the Keras variable: paths do not depend on the names of models.
     """
     body = body_of(model)
-    variables = {_below(body, variable): variable for variable in body.weights}
-    known = {id(variable) for variable in body.weights}
-    for variable in model.weights:
-        if id(variable) not in known:
-            variables[_below(model, variable)] = variable
-    return variables
+    parts = [body.tokens_embed, body.positions_embed, *body.blocks]
+    if body is not model:
+        parts += [layer for layer in model.layers if layer is not body]
+    return {
+        layer.name + variable.path.removeprefix(layer.path): variable
+        for layer in parts
+        for variable in layer.weights
+    }
 
 
-def _below(model, variable):
-    return variable.path.split("/", 1)[1] if "/" in variable.path else variable.path
+def kept_heads(config, i):
+    """Returns the indices of the heads that block `i` still has."""
+    pruned = (config.pruned_heads or {}).get(i, [])
+    return [head for head in range(config.n_head) if head not in pruned]
+
+
+def _without_heads(body, i, columns):
+    """Returns a block like the body's `i`-th with only these of its heads."""
+    old, new = body.blocks[i], body._block(i)
+    values = {v.path.removeprefix(old.path): v for v in old.weights}
+    size = old.head_size
+    kept = np.concatenate([np.arange(c * size, (c + 1) * size) for c in columns])
+    width = old.n_head * size
+    thrice = np.concatenate([kept, kept + width, kept + 2 * width])  # q, k, v
+    for variable in new.weights:
+        name = variable.path.removeprefix(new.path)
+        value = ops.convert_to_numpy(values[name])
+        if "/attn/c_attn/" in name:
+            value = value[..., thrice]
+        elif name.endswith("/attn/c_proj/kernel"):
+            value = value[kept]
+        variable.assign(value)
+    return new
+
+
+def _replace(model, name, value):
+    """Puts layers in the place of others in a model that is built."""
+    model._tracker.unlock()  # Keras locks what a built model consists of
+    delattr(model, name)
+    setattr(model, name, value)
+    model._tracker.lock()
