@@ -92,7 +92,7 @@ class OpenAIGPTForSequenceClassification(PreTrained, keras.Model):
         labels = inputs.get("labels")
         return self.finish(
             SequenceClassifierOutput(
-                loss=None if labels is None else self._loss(logits, labels),
+                loss=None if labels is None else self._own_loss(logits, labels),
                 logits=logits,
                 hidden_states=body.hidden_states,
                 attentions=body.attentions,
@@ -112,7 +112,7 @@ class OpenAIGPTForSequenceClassification(PreTrained, keras.Model):
             is_token = ops.ones((batch_size, length), "bool")
         return ops.max(ops.where(is_token, positions, 0), axis=1)
 
-    def _loss(self, logits, labels):
+    def _own_loss(self, logits, labels):
         n_labels = logits.shape[-1]
         problem = self.config.problem_type
         is_integer = "int" in call_inputs.dtype_name(labels)

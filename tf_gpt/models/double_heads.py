@@ -112,7 +112,7 @@ class OpenAIGPTDoubleHeadsModel(PreTrained, keras.Model):
         )
         has_scores = summaries.shape[-1] == 1
         mc_logits = ops.squeeze(summaries, -1) if has_scores else summaries
-        losses = self._losses(inputs, logits, mc_logits, has_scores)
+        losses = self._own_losses(inputs, logits, mc_logits, has_scores)
         states = body.hidden_states
         return self.finish(
             OpenAIGPTDoubleHeadsModelOutput(
@@ -125,7 +125,7 @@ class OpenAIGPTDoubleHeadsModel(PreTrained, keras.Model):
             inputs,
         )
 
-    def _losses(self, inputs, logits, mc_logits, has_scores):
+    def _own_losses(self, inputs, logits, mc_logits, has_scores):
         losses = {}
         if "labels" in inputs:
             losses["lm_loss"] = next_token_loss(logits, inputs["labels"])
