@@ -10,7 +10,7 @@ import pytest
 from checkpoint_variables import C, V, assert_equal, make_variables
 from safetensors.numpy import load_file, save_file
 
-from tf_gpt.checkpoints.convert import load_weights
+from tf_gpt.checkpoints.convert import describe, load_weights
 from tf_gpt.checkpoints.readers import open_checkpoint
 from tf_gpt.errors import CheckpointError
 
@@ -107,6 +107,30 @@ def test_openai_shapes_are_those_of_the_release():
         len(shape) for shape in released[: len(ours)]
     ]
     assert len(released) == 2 + 12 * 12
+
+
+@pytest.mark.parametrize("form", MAIN_FILES)
+def test_a_checkpoint_is_described_without_reading_it(form, loaded):
+    file = DATA / form / MAIN_FILES[form]
+    told = describe(file)
+    bodies = {path for path in loaded if "head" not in path}
+    assert told.shapes.keys() == (bodies if form == "openai" else loaded.keys())
+    assert told.n_parameters == sum(
+        int(np.prod(loaded[path].shape)) for path in told.shapes
+    )
+    assert told.dtypes == ("float32",)
+    assert told.files[file] == file.stat().st_size
+    assert told.unknown == ()
+    assert told.skipped == (("lm_head.weight",) if "bin" in form else ())
+
+
+def test_what_no_gpt_has_is_described_as_unknown(tmp_path):
+    file = tmp_path / "model.safetensors"
+    save_file({"wte.weight": np.ones(3), "score.weight": np.ones((2, 4))}, file)
+    told = describe(file)
+    assert told.unknown == ("wte.weight",)
+    assert told.shapes == {"score/kernel": (2, 4)}
+    assert (told.n_parameters, told.dtypes) == (8, ("float64",))
 
 
 def read_all(file):

@@ -5,6 +5,7 @@ Works on a dict of weight paths and Keras variables, never on a model.
 
 import dataclasses
 import math
+import pathlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -147,6 +148,56 @@ class VariableView:
         values = ops.convert_to_numpy(self._variable)
         values = np.ascontiguousarray(values.T) if self._transposed else values
         return values if dtype is None else values.astype(dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What a checkpoint holds, told without reading its values.
+
+    Args:
+        layout: See `Checkpoint`.
+        files: The files and their sizes in bytes.
+        shapes: Weight path -> shape as stored, of the weights of a GPT-1 model.
+        dtypes: The types they are stored as, in alphabetical order.
+        n_parameters: How many values they have.
+        skipped: Entries that are no weights: old mask buffers, a tied head.
+        unknown: Entries that no GPT-1 model has.
+    """
+
+    layout: str
+    files: dict[pathlib.Path, int]
+    shapes: dict[str, tuple[int, ...]]
+    dtypes: tuple[str, ...]
+    n_parameters: int
+    skipped: tuple[str, ...]
+    unknown: tuple[str, ...]
+
+
+def describe(checkpoint) -> Description:
+    """Describes a checkpoint of any format.
+
+    Args:
+        checkpoint: As for `load_weights`.
+
+    Raises:
+        CheckpointError: If the files are damaged.
+    """
+    if not isinstance(checkpoint, Checkpoint):
+        checkpoint = open_checkpoint(checkpoint)
+    entries = _by_path(checkpoint)
+    weights = {
+        path: tensor for path, tensor in entries.items() if names.is_weight(path)
+    }
+    used = {tensor.name for tensor in entries.values()}
+    return Description(
+        layout=checkpoint.layout,
+        files={file: file.stat().st_size for file in checkpoint.files},
+        shapes={path: tensor.shape for path, tensor in weights.items()},
+        dtypes=tuple(sorted({tensor.dtype for tensor in weights.values()})),
+        n_parameters=sum(math.prod(tensor.shape) for tensor in weights.values()),
+        skipped=tuple(name for name in checkpoint.tensors if name not in used),
+        unknown=tuple(path for path in entries if path not in weights),
+    )
 
 
 def _by_path(checkpoint) -> dict[str, StoredTensor]:

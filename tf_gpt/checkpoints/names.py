@@ -135,3 +135,9 @@ def openai_paths(n_layer: int) -> list[str]:
 def is_head(path: str) -> bool:
     """Whether a tf_gpt path belongs to a head, which a base model lacks."""
     return path in HEADS.values()
+
+
+def is_weight(path: str) -> bool:
+    """Whether a tf_gpt path is one that a GPT-1 model can have."""
+    match = _BLOCK_PATH.fullmatch(path)
+    return match["local"] in _BLOCK_PATHS if match else path in _PATHS
