@@ -7,12 +7,17 @@ import pathlib
 import tempfile
 from typing import Any
 
-from tf_gpt.generation.processors import Temperature, TopK, TopP
+from tf_gpt.generation.processors import ALL_TOKENS, Temperature, TopK, TopP
 
 FILE_NAME = "generation_config.json"
 
 # Entries that other libraries write, and that change nothing here.
-_NOTES = {"transformers_version", "_from_model_config", "use_cache", "cache_implementation"}
+_NOTES = {
+    "transformers_version",
+    "_from_model_config",
+    "use_cache",
+    "cache_implementation",
+}
 
 # Options of transformers that this library has no code for: name -> the value
 # that asks for nothing. Anything else raises.
@@ -149,12 +154,10 @@ class GenerationConfig:
         """Returns the processors that the options ask for, in their order."""
         chosen = []
         if self.do_sample:
-            if self.temperature != 1.0:
-                chosen.append(Temperature(self.temperature))
-            if self.top_k:
-                chosen.append(TopK(self.top_k))
-            if self.top_p != 1.0:
-                chosen.append(TopP(self.top_p))
+            # All three whatever their values: one compiled function serves all.
+            chosen.append(Temperature(self.temperature))
+            chosen.append(TopK(self.top_k or ALL_TOKENS))
+            chosen.append(TopP(self.top_p))
         return chosen
 
     def updated(self, **options):

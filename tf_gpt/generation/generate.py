@@ -214,9 +214,7 @@ def _functions(decoder, plan):
             name: ops.zeros((batch_size, n_kept, decoder.vocab_size), "float32")
             for name in plan.records
         }
-        return loop.choose(
-            logits, state._replace(records=records), plan.rules(numbers)
-        )
+        return loop.choose(logits, state._replace(records=records), plan.rules(numbers))
 
     def resume(state, until, numbers):
         rules = plan.rules(numbers)
@@ -277,9 +275,7 @@ def _stream(decoder, plan, arguments, numbers, streamer, n_new, jit_compile):
 def _output(config, plan, state, prompt, n_prompt, pad_id):
     n_new = int(state.step)
     new = state.ids[:, n_prompt : n_prompt + n_new]
-    sequences = ops.concatenate(
-        [ops.convert_to_tensor(prompt, "int32"), new], axis=1
-    )
+    sequences = ops.concatenate([ops.convert_to_tensor(prompt, "int32"), new], axis=1)
     if not config.return_dict_in_generate:
         return sequences
     records = {

@@ -122,8 +122,7 @@ def choose(logits, state, rules):
         finished=state.finished | is_end,
         step=step + 1,
         records={
-            name: _put(kept, newest[name], step)
-            for name, kept in state.records.items()
+            name: _put(kept, newest[name], step) for name, kept in state.records.items()
         },
     )
 
@@ -166,5 +165,7 @@ def advance(decode, state, rules, until):
 
 def _put(kept, new, index):
     """Returns `kept` (B, S, ...) with `new` (B, ...) at column `index`."""
-    columns = ops.reshape(ops.arange(kept.shape[1]), (-1,) + (1,) * (len(new.shape) - 1))
+    columns = ops.reshape(
+        ops.arange(kept.shape[1]), (-1,) + (1,) * (len(new.shape) - 1)
+    )
     return ops.where(columns == index, ops.expand_dims(new, 1), kept)

@@ -54,9 +54,7 @@ def gumbel(seeds, samples, step, vocab_size):
 
 
 def _rotate_left(x, n_bits):
-    return ops.left_shift(x, _uint32(n_bits)) | ops.right_shift(
-        x, _uint32(32 - n_bits)
-    )
+    return ops.left_shift(x, _uint32(n_bits)) | ops.right_shift(x, _uint32(32 - n_bits))
 
 
 def _uint32(x):

@@ -10,6 +10,9 @@ import math
 
 from keras import ops
 
+# More than any vocabulary has: the `k` of `TopK` that drops nothing.
+ALL_TOKENS = 2**30
+
 
 @dataclasses.dataclass(frozen=True)
 class Temperature:
@@ -103,9 +106,9 @@ class TopP:
             raise ValueError(f"`top_p` must be in (0, 1]. Received: top_p={self.p}.")
 
     def __call__(self, logits, ids=None, step=None):
-        # A float32 sum can fall short of 1 after the last token: then no
-        # threshold suffices, and the lowest, which keeps all, is returned.
-        return keep_most_probable(logits, ops.softmax(logits, axis=-1), self.p)
+        # A float32 sum can pass 1 before the last token.
+        enough = ops.where(self.p < 1.0, ops.cast(self.p, "float32"), math.inf)
+        return keep_most_probable(logits, ops.softmax(logits, axis=-1), enough)
 
 
 def keep_most_probable(logits, weights, enough):
@@ -118,11 +121,13 @@ def keep_most_probable(logits, weights, enough):
 
     Returns:
         Float32 (..., V), -inf at the tokens dropped. All are kept if even all
-        weigh less than `enough`.
+        weigh less than `enough`, at no cost.
 
     The threshold is found by bisection over the bit patterns of float32, which
     is exact after 32 halvings. Sorting 40,000 scores takes eight times as long.
     """
+    total = ops.sum(weights, axis=-1)
+    n_halvings = ops.where(ops.any(total >= ops.min(enough)), 32, 0)
     keys = _ordered_bits(logits)
     low = ops.full_like(keys[..., :1], -(2**31) + 1)
     high = ops.full_like(keys[..., :1], 2**31 - 1)  # above infinity's pattern
@@ -137,7 +142,9 @@ def keep_most_probable(logits, weights, enough):
             ops.where(suffices, high, middle),
         )
 
-    _, threshold, _ = ops.while_loop(lambda i, *_: i < 32, halve, (0, low, high))
+    _, threshold, _ = ops.while_loop(
+        lambda i, *_: i < n_halvings, halve, (0, low, high)
+    )
     return ops.where(keys >= threshold, logits, -math.inf)
 
 
