@@ -92,7 +92,10 @@ class Traced:
         spans = []
         matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
         for _, i, j, k, m in matcher.get_opcodes():
-            if j - i == m - k:
+            if k == m:  # removed: "amp;" of "&amp;" belongs to the "&" before it
+                if spans:
+                    spans[-1] = (spans[-1][0], self.spans[start + j - 1][1])
+            elif j - i == m - k:
                 spans += self.spans[start + i : start + j]
             elif i == j:
                 at = self.spans[start + i - 1][1] if start + i else 0

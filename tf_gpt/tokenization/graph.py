@@ -127,11 +127,16 @@ class GraphTokenizer(tf.Module):
         ]
 
     def _set_code_points(self, n_added):
-        starts, counts, kinds, values, expansions = _code_points(n_added)
-        self._starts = tf.constant(starts)
-        self._counts = tf.constant(counts)
-        self._kinds = tf.constant(kinds)
-        self._values = tf.constant(values)
+        *runs, expansions = _code_points()
+        first, end = _FIRST_PRIVATE, _FIRST_PRIVATE + n_added
+        runs = np.stack(runs, 1)
+        runs = runs[(runs[:, 0] < first) | (runs[:, 0] >= end)]
+        added = [(first, 1, ALONE, 0), (end, 0, SPACE, 0)] if n_added else []
+        runs = np.array(sorted([*map(tuple, runs), *added]), np.int32)
+        self._starts = tf.constant(runs[:, 0])
+        self._counts = tf.constant(runs[:, 1])
+        self._kinds = tf.constant(runs[:, 2])
+        self._values = tf.constant(runs[:, 3])
         self._expansions = tf.constant(expansions)
 
     def _set_words(self, tokenizer, added):
@@ -488,8 +493,8 @@ def _escaped(token):
     return "".join(c if c.isalnum() else f"\\x{{{ord(c):x}}}" for c in token)
 
 
-@functools.lru_cache(maxsize=4)
-def _code_points(n_added):
+@functools.cache
+def _code_points():
     """Returns what becomes of every code point, as runs of equal treatment.
 
     Returns:
@@ -500,32 +505,30 @@ def _code_points(n_added):
     """
     normalize = normalizers.BertNormalizer(lowercase=True).normalize_str
     split = pre_tokenizers.BertPreTokenizer().pre_tokenize_str
+    runs, expansions = [], [0]
 
     @functools.cache
     def kind_of(character):
-        words = len(split(normalize(f"a{character}b")))
+        words = len(split(f"a{character}b"))
         return {1: JOINED, 2: SPACE, 3: ALONE}[words]
 
-    unchanged = (1, JOINED, 0)
-    entries, expansions = [], [0]
-
     def treatment(point):
-        if _FIRST_PRIVATE <= point < _FIRST_PRIVATE + n_added:
-            return 1, ALONE, 0
         text = normalize(f"a{chr(point)}b")[1:-1]
         if not text:
             return 0, SPACE, 0
-        text = text.strip() or " "
-        if len(text) == 1:
-            return 1, kind_of(text), ord(text) - point
-        expansions.extend(map(ord, text))
-        return len(text), kind_of(text[0]), len(expansions) - len(text)
+        # Space is put around ideographs, which thereby stand alone.
+        letters = text.strip() or " "
+        kind = ALONE if letters != text else kind_of(letters[0])
+        if len(letters) == 1:
+            return 1, kind, ord(letters) - point
+        expansions.extend(map(ord, letters))
+        return len(letters), kind, len(expansions) - len(letters)
 
     def add(point, entry):
-        if not entries or entries[-1][1:] != entry or entry[0] > 1:
-            entries.append((point, *entry))
+        if not runs or runs[-1][1:] != entry or entry[0] > 1:
+            runs.append((point, *entry))
 
-    # Most stretches of Unicode pass as they are: those are tried at one go.
+    # Most stretches of Unicode are treated alike: those are tried at one go.
     step = 64
     for block in range(0, 0x110000, step):
         points = range(block, block + step)
@@ -533,13 +536,18 @@ def _code_points(n_added):
             # Halves of UTF-16 pairs, which UTF-8 cannot hold.
             add(block, (0, SPACE, 0))
             continue
-        text = "".join(f"a{chr(point)}" for point in points)
-        if normalize(text) == text and len(split(text)) == 1:
-            add(block, unchanged)
-            continue
-        for point in points:
-            add(point, treatment(point))
-    columns = [np.array(column, np.int32) for column in zip(*entries, strict=True)]
+        before = "".join(f"a{chr(point)}" for point in points)
+        after = normalize(before)
+        if after == "a" * step:
+            add(block, (0, SPACE, 0))
+        elif after == "".join(f"a {chr(point)} " for point in points):
+            add(block, (1, ALONE, 0))
+        elif after == before and len(split(after)) == 1:
+            add(block, (1, JOINED, 0))
+        else:
+            for point in points:
+                add(point, treatment(point))
+    columns = [np.array(column, np.int32) for column in zip(*runs, strict=True)]
     return *columns, np.array(expansions, np.int32)
 
 

@@ -14,6 +14,7 @@ nothing outside it, so callers may remember them; where they do, `split` raises
 `traced_words(text)` gives the words with the place of every character.
 """
 
+import importlib.util
 import re
 import unicodedata
 
@@ -59,20 +60,31 @@ _CJK = (
 )
 
 
-def pre_tokenizer(flavour):
-    """Returns the pre-tokenizer of a flavour.
+def check_available(flavour):
+    """Checks, without importing it, that what a flavour needs is installed.
 
     Raises:
-        ValueError: If there is no such flavour.
-        ImportError: If the flavour needs ftfy or spaCy and one is missing.
+        ImportError: If ftfy or spaCy is missing.
     """
     if flavour == "basic":
+        return
+    for name in ("ftfy", "spacy"):
+        try:
+            found = importlib.util.find_spec(name) is not None
+        except ValueError:  # a module that was made unavailable
+            found = False
+        if not found:
+            raise ImportError(
+                f"`pre_tokenizer={flavour!r}` needs ftfy and spaCy, and {name} is not "
+                "installed: pip install ftfy spacy."
+            )
+
+
+def pre_tokenizer(flavour):
+    """Returns the pre-tokenizer of a flavour, one of `FLAVOURS`."""
+    if flavour == "basic":
         return Basic()
-    if flavour in FLAVOURS:
-        return SpacyRules(lower_first=flavour == "transformers")
-    raise ValueError(
-        f"`pre_tokenizer` must be one of {', '.join(FLAVOURS)}. Received: {flavour!r}."
-    )
+    return SpacyRules(lower_first=flavour == "transformers")
 
 
 def standardize(text, steps=OPENAI_STEPS):

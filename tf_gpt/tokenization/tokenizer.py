@@ -40,8 +40,8 @@ class OpenAIGPTTokenizer(TokenizerBase):
 
     Raises:
         TokenizerError: If vocabulary and merges do not fit together.
-        ImportError: On first use, if `pre_tokenizer` was given (or saved) and
-            cannot be imported.
+        ImportError: If `pre_tokenizer` was given (or saved) and needs what is not
+            installed.
 
     Source: Radford et al. 2018, section 4.1; `text_utils.py` as released.
     """
@@ -63,6 +63,8 @@ class OpenAIGPTTokenizer(TokenizerBase):
                 "`pre_tokenizer` must be one of "
                 f"{', '.join(pretokenizers.FLAVOURS)}. Received: {pre_tokenizer!r}."
             )
+        if pre_tokenizer is not None:
+            pretokenizers.check_available(pre_tokenizer)
         vocab, merges = files.vocabulary(vocab_file, merges_file, vocab, merges)
         files.check_vocabulary(vocab, merges, str(unk_token))
         self._vocab = vocab
@@ -113,22 +115,18 @@ class OpenAIGPTTokenizer(TokenizerBase):
     def _word_splitter(self):
         if self._words is None:
             try:
-                self._words = pretokenizers.pre_tokenizer(self._flavour or "openai")
-                self._flavour = self._flavour or "openai"
+                pretokenizers.check_available(self._flavour or "openai")
             except ImportError as error:
                 if self._flavour is not None:
-                    raise ImportError(
-                        f"`pre_tokenizer={self._flavour!r}` needs ftfy and spaCy: "
-                        f"pip install ftfy spacy. ({error})"
-                    ) from error
+                    raise
                 warnings.warn(
-                    "ftfy or spaCy cannot be imported: splitting words by BERT's rules "
-                    "(`pre_tokenizer='basic'`) instead. GPT was trained on words as "
-                    f"spaCy splits them, so its ids now differ. ({error})",
+                    "Splitting words by BERT's rules (`pre_tokenizer='basic'`). GPT "
+                    f"was trained on words as spaCy splits them: ids differ. {error}",
                     stacklevel=2,
                 )
                 self._flavour = "basic"
-                self._words = pretokenizers.pre_tokenizer("basic")
+            self._flavour = self._flavour or "openai"
+            self._words = pretokenizers.pre_tokenizer(self._flavour)
             self._cache = _ChunkIds(
                 self._words.split, self._vocab, self._ranks, self._unk_id
             )
