@@ -11,6 +11,7 @@ from checkpoint_variables import C, V, assert_equal, make_variables
 from safetensors.numpy import load_file, save_file
 
 from tf_gpt.checkpoints.convert import describe, load_weights
+from tf_gpt.checkpoints.openai_file import openai_sizes
 from tf_gpt.checkpoints.readers import open_checkpoint
 from tf_gpt.errors import CheckpointError
 
@@ -56,6 +57,7 @@ def test_variables_get_the_entries_of_their_names(expected, loaded):
     )
 
 
+@pytest.mark.filterwarnings("ignore:Loading")  # of OpenAI's, which has no head
 @pytest.mark.parametrize("form", MAIN_FILES)
 def test_every_format_gives_equal_weights(form, loaded):
     variables = make_variables("double")
@@ -131,6 +133,24 @@ def test_what_no_gpt_has_is_described_as_unknown(tmp_path):
     assert told.unknown == ("wte.weight",)
     assert told.shapes == {"score/kernel": (2, 4)}
     assert (told.n_parameters, told.dtypes) == (8, ("float64",))
+
+
+def test_openai_sizes_are_those_of_the_released_model():
+    release = pathlib.Path(__file__).parents[3] / "shared/data/gpt1_vocab"
+    if not release.is_dir():
+        pytest.skip("the released shapes are not here")
+    assert openai_sizes(release / "params_shapes.json") == {
+        "vocab_size": 40478,
+        "n_positions": 512,
+        "n_embd": 768,
+        "n_layer": 12,
+        "n_head": 12,
+    }
+
+
+def test_openai_sizes_need_heads_of_64():
+    with pytest.raises(CheckpointError, match=r"multiple of 64.*Received: 4\."):
+        openai_sizes(DATA / "openai" / "params_shapes.json")
 
 
 def read_all(file):

@@ -1,6 +1,7 @@
 """Every format x every class, written by torch and transformers themselves."""
 
 import os
+import shutil
 import subprocess
 
 import keras
@@ -184,3 +185,75 @@ def test_pytorch_reads_our_float16_and_bfloat16(written, tmp_path):
             assert torch.equal(
                 loaded.state_dict()[name], value.to(getattr(torch, dtype))
             )
+
+
+def our_class(kind):
+    import tf_gpt
+
+    name = f"OpenAIGPT{kind}"
+    if name not in tf_gpt.__all__:
+        pytest.skip(f"tf_gpt has no {name} yet")
+    return getattr(tf_gpt, name)
+
+
+@pytest.mark.parametrize("form", MAIN_FILES)
+@pytest.mark.parametrize("kind", CLASSES)
+def test_every_class_loads_every_format(written, tmp_path, kind, form):
+    from tf_gpt.models.pretrained import weights_by_path
+
+    folder, model = written[kind]
+    shutil.copytree(folder / form, tmp_path, dirs_exist_ok=True)
+    model.config.save_pretrained(tmp_path)
+    ours, info = our_class(kind).from_pretrained(tmp_path, output_loading_info=True)
+    expected = expected_weights(model)
+    variables = weights_by_path(ours)
+    assert variables.keys() == expected.keys()
+    heads = [path for path in expected if names.is_head(path)]
+    missing = heads if form == "openai" else []
+    assert sorted(info.pop("missing_keys")) == sorted(missing)
+    assert not any(info.values())
+    narrow = form.rpartition("_")[2]
+    for path in expected.keys() - set(missing):
+        values = expected[path]
+        if narrow in ("float16", "bfloat16"):
+            values = torch.tensor(values).to(getattr(torch, narrow)).float().numpy()
+        np.testing.assert_array_equal(variables[path].numpy(), values, err_msg=path)
+    for path in missing:
+        if path.endswith("kernel"):  # a fresh head is drawn, not left at zero
+            assert variables[path].numpy().std() > 0
+
+
+@pytest.mark.parametrize("source", CLASSES)
+@pytest.mark.parametrize("target", CLASSES)
+def test_every_class_loads_every_other_class(written, source, target):
+    from tf_gpt.models.pretrained import weights_by_path
+
+    folder, model = written[source]
+    ours, info = our_class(target).from_pretrained(
+        folder / "safetensors", output_loading_info=True
+    )
+    expected = expected_weights(model)
+    variables = weights_by_path(ours)
+    assert set(info["missing_keys"]) == variables.keys() - expected.keys()
+    assert {names.from_pytorch(name) for name in info["unexpected_keys"]} == (
+        expected.keys() - variables.keys()
+    )
+    for path in variables.keys() & expected.keys():
+        np.testing.assert_array_equal(variables[path].numpy(), expected[path])
+    for path in variables.keys() - expected.keys():
+        if path.endswith("kernel"):
+            assert variables[path].numpy().std() > 0
+
+
+@pytest.mark.parametrize("limit", ["5GB", "1KB"])
+@pytest.mark.parametrize("kind", CLASSES)
+def test_what_our_classes_save_transformers_loads_with_equal_outputs(
+    written, tmp_path, kind, limit
+):
+    folder, model = written[kind]
+    ours = our_class(kind).from_pretrained(folder / "safetensors")
+    ours.save_pretrained(tmp_path, max_shard_size=limit)
+    loaded, report = type(model).from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report.values()), report
+    for mine, theirs in zip(outputs(loaded.eval()), outputs(model), strict=True):
+        np.testing.assert_array_equal(mine, theirs)

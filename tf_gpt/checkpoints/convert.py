@@ -6,6 +6,7 @@ Works on a dict of weight paths and Keras variables, never on a model.
 import dataclasses
 import math
 import pathlib
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -56,8 +57,8 @@ def load_weights(
             it is and reported, rather than refused.
 
     Returns:
-        A `LoadingReport`. Heads may be missing on either side; they are
-        reported. Everything else must fit.
+        A `LoadingReport`. Heads may be missing on either side; a warning says
+        so too. Everything else must fit.
 
     Raises:
         CheckpointError: If entries are missing, unknown, of another shape or
@@ -90,7 +91,9 @@ def load_weights(
         variable = variables[path]
         values = _arrange(tensor, path, checkpoint.layout, tuple(variable.shape))
         variable.assign(_HandedOver(values))
-    return LoadingReport(missing, unexpected, mismatched)
+    report = LoadingReport(missing, unexpected, mismatched)
+    _warn(checkpoint, report)
+    return report
 
 
 def unset_values(shape, dtype=None) -> "_HandedOver":
@@ -273,6 +276,20 @@ def _fits(stored, shape, path, checkpoint):
         return True
     # Both kept their projections as convolutions of width 1.
     return checkpoint.layout in ("openai", "tensorflow") and stored == (1, *shape)
+
+
+def _warn(checkpoint, report):
+    """Says what the caller may not expect: untrained weights, and unused ones."""
+    fresh = [*report.missing, *(name for name, _, _ in report.mismatched)]
+    parts = []
+    if fresh:
+        parts.append(f"left these weights as they were, untrained: {_shorten(fresh)}")
+    if report.unexpected:
+        parts.append(f"has no use for the head {_shorten(report.unexpected)}")
+    if parts:
+        warnings.warn(
+            f"Loading {_place(checkpoint)} {' and '.join(parts)}.", stacklevel=3
+        )
 
 
 def _stored_shape(path, shape, layout):

@@ -25,6 +25,7 @@ from tf_gpt.checkpoints.stored import (
 from tf_gpt.errors import CheckpointError
 
 N_FILES = 10
+HEAD_SIZE = 64
 
 
 def open_openai(shapes_file) -> dict[str, StoredTensor]:
@@ -63,6 +64,38 @@ def open_openai(shapes_file) -> dict[str, StoredTensor]:
         tensors[name] = StoredTensor(name, shape, dtype, shapes_file, load)
         position += math.prod(shape)
     return tensors
+
+
+def openai_sizes(shapes_file) -> dict[str, int]:
+    """Returns the sizes of a config from `params_shapes.json`.
+
+    OpenAI released no config; the one size that the shapes do not tell, the
+    number of heads, follows from its heads of 64 values.
+
+    Raises:
+        CheckpointError: If the file is damaged, or the hidden size is no
+            multiple of 64.
+    """
+    shapes_file = pathlib.Path(shapes_file)
+    positions, tokens, *blocks = _read_shapes(shapes_file)
+    if len(positions) != 2 or len(tokens) != 2 or positions[1] != tokens[1]:
+        raise CheckpointError(
+            f"{shapes_file} must begin with the tables of positions and tokens. "
+            f"Received: {positions}, {tokens}."
+        )
+    if not positions[1] or positions[1] % HEAD_SIZE:
+        raise CheckpointError(
+            f"{shapes_file}: without a config.json the hidden size must be a multiple "
+            f"of {HEAD_SIZE}, the size of a head as released. "
+            f"Received: {positions[1]}."
+        )
+    return {
+        "vocab_size": tokens[0],
+        "n_positions": positions[0],
+        "n_embd": positions[1],
+        "n_layer": len(blocks) // len(names.BLOCK),
+        "n_head": positions[1] // HEAD_SIZE,
+    }
 
 
 def piece_files(shapes_file) -> list[pathlib.Path]:
