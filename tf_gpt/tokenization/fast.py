@@ -109,9 +109,8 @@ class OpenAIGPTTokenizerFast(TokenizerBase):
     # From text to ids.
 
     def _sequences(self, texts, is_split):
-        encode = self.backend_tokenizer.encode_batch
         try:
-            return encode(texts, is_pretokenized=is_split, add_special_tokens=False)
+            rows = self._encode_rows(texts, is_split)
         except (TypeError, UnicodeError):
             # Half of a UTF-16 pair, which a Python str can hold and UTF-8 cannot.
             # NUL is removed from text just as such a half is.
@@ -121,7 +120,17 @@ class OpenAIGPTTokenizerFast(TokenizerBase):
                 else _SURROGATE.sub("\0", text)
                 for text in texts
             ]
-            return encode(texts, is_pretokenized=is_split, add_special_tokens=False)
+            rows = self._encode_rows(texts, is_split)
+        return [
+            _Sequence(self.backend_tokenizer, text, is_split, row.ids)
+            for text, row in zip(texts, rows, strict=True)
+        ]
+
+    def _encode_rows(self, texts, is_split):
+        # The quick way does without offsets, which few ask for.
+        return self.backend_tokenizer.encode_batch_fast(
+            texts, is_pretokenized=is_split, add_special_tokens=False
+        )
 
     # The vocabulary.
 
@@ -175,6 +184,35 @@ class OpenAIGPTTokenizerFast(TokenizerBase):
             files.VOCAB: files.dump_json(self._vocab),
             files.MERGES: files.dump_merges(merges),
         }
+
+
+class _Sequence:
+    """The ids of a text or of a list of words; the rest is found when asked for."""
+
+    __slots__ = ("_backend", "_is_split", "_row", "_text", "ids")
+
+    def __init__(self, backend, text, is_split, ids):
+        self._backend, self._text, self._is_split = backend, text, is_split
+        self.ids, self._row = ids, None
+
+    def _encoding(self):
+        if self._row is None:
+            self._row = self._backend.encode(
+                self._text, is_pretokenized=self._is_split, add_special_tokens=False
+            )
+        return self._row
+
+    @property
+    def tokens(self):
+        return self._encoding().tokens
+
+    @property
+    def offsets(self):
+        return self._encoding().offsets
+
+    @property
+    def word_ids(self):
+        return self._encoding().word_ids
 
 
 def _build(vocab, merges, unk_token):

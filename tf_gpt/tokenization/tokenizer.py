@@ -207,8 +207,11 @@ class OpenAIGPTTokenizer(TokenizerBase):
             if token.content == self.unk_token and self._flavour == "openai":
                 continue
             pattern = re.escape(token.content)
-            if token.normalized and not token.special:
-                pattern = f"(?i:{pattern})"
+            plain = token.normalized and not token.special
+            # transformers looks for all of them in the text that it lower-cased.
+            if plain or self._flavour == "transformers":
+                is_lower = token.content == pretokenizers.lower_each(token.content)
+                pattern = f"(?i:{pattern})" if is_lower else pattern
             if token.single_word:
                 pattern = rf"(?<!\w){pattern}(?!\w)"
             left = r"\s*" if token.lstrip else ""
