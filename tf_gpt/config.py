@@ -241,6 +241,16 @@ class OpenAIGPTConfig:
     def num_labels(self, value):
         self._set_labels(value, None, None)
 
+    def num_parameters(self):
+        """Returns the number of weights of the body; the tied head adds none."""
+        n_embd = self.n_embd
+        n_gone = sum(map(len, (self.pruned_heads or {}).values()))
+        block = 12 * n_embd**2 + 13 * n_embd
+        # Of a head: three projections of C to D with biases, and D to C.
+        head = (n_embd // self.n_head) * (4 * n_embd + 3)
+        tables = (self.vocab_size + self.n_positions) * n_embd
+        return tables + self.n_layer * block - n_gone * head
+
     def to_dict(self):
         """Returns every field, unknown ones too, as JSON-ready values."""
         return {

@@ -1,5 +1,7 @@
 """`OpenAIGPTModel`: embeddings and the one loop over blocks."""
 
+import functools
+
 import keras
 from keras import ops
 
@@ -100,16 +102,17 @@ class OpenAIGPTModel(PreTrained, keras.Model):
 
         hidden_states, attentions, new_caches = [hidden], [], []
         for i, block in enumerate(self.blocks):
-            if self.rematerialise and training:
-                block = keras.remat(block)
-            hidden, cache, weights = block(
-                hidden,
-                visible,
+            apply = functools.partial(
+                block,
+                visible=visible,
                 cache=caches[i] if caches else (),
                 cache_index=cache_index,
                 head_mask=() if head_mask is None else self._of_block(head_mask, i),
                 training=training,
             )
+            if self.rematerialise and training:
+                apply = keras.remat(apply)
+            hidden, cache, weights = apply(hidden)
             hidden_states.append(hidden)
             attentions.append(weights)
             new_caches.append(cache)

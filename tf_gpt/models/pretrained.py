@@ -448,7 +448,10 @@ def _without_heads(body, i, columns):
 
 def _replace(model, name, value):
     """Puts layers in the place of others in a model that is built."""
-    model._tracker.unlock()  # Keras locks what a built model consists of
+    old = getattr(model, name)
+    model._tracker.unlock()  # Keras locks what a built model consists of,
+    for layer in old if isinstance(old, list) else [old]:
+        model._tracker.untrack(layer)  # and keeps a layer that is deleted.
     delattr(model, name)
     setattr(model, name, value)
     model._tracker.lock()

@@ -1,0 +1,34 @@
+"""Shared by all tests: small models, and where the real data is."""
+
+import os
+import pathlib
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+import pytest
+
+DATA = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def data():
+    """The folder of real data beside the checkout; skips where there is none."""
+    if not DATA.is_dir():
+        pytest.skip(f"the real data is not here: {DATA}")
+    return DATA
+
+
+@pytest.fixture
+def tiny_config():
+    """A config small enough for every test, with every size different."""
+    from tf_gpt import OpenAIGPTConfig
+
+    return OpenAIGPTConfig(
+        vocab_size=101,
+        n_positions=40,
+        n_embd=24,
+        n_layer=2,
+        n_head=4,
+        initializer_range=0.2,
+    )
