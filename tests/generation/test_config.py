@@ -67,5 +67,5 @@ def test_bad_options_are_named(options, message):
 def test_a_bad_file_is_named(tmp_path):
     path = tmp_path / "generation_config.json"
     path.write_text('{"top_p": ')
-    with pytest.raises(ValueError, match="generation_config.json is not a usable"):
+    with pytest.raises(ValueError, match=r"config\.json is not a usable"):
         GenerationConfig.from_pretrained(tmp_path)
