@@ -5,8 +5,8 @@ the tensors. `params_shapes.json` lists the shapes: positions first, then the
 tokens, then twelve tensors a block. No file of names is needed.
 """
 
+import dataclasses
 import functools
-import itertools
 import json
 import math
 import pathlib
@@ -20,6 +20,7 @@ from tf_gpt.checkpoints.stored import (
     WEIGHT_TYPES,
     StoredTensor,
     aligned_empty,
+    fill,
     is_shape,
 )
 from tf_gpt.errors import CheckpointError
@@ -40,27 +41,25 @@ def open_openai(shapes_file) -> dict[str, StoredTensor]:
     """
     shapes_file = pathlib.Path(shapes_file)
     shapes = _read_shapes(shapes_file)
-    pieces = piece_files(shapes_file)
-    arrays = [_open_piece(piece) for piece in pieces]
-    dtypes = {str(array.dtype) for array in arrays}
+    pieces = [_open_piece(file) for file in piece_files(shapes_file)]
+    dtypes = {piece.dtype for piece in pieces}
     if len(dtypes) != 1 or not dtypes <= set(WEIGHT_TYPES):
         raise CheckpointError(
-            f"{pieces[0].parent}: the pieces must all be float32 or all float16. "
+            f"{shapes_file.parent}: the pieces must all be float32 or all float16. "
             f"Received: {', '.join(sorted(dtypes))}."
         )
     dtype = dtypes.pop()
-    ends = list(itertools.accumulate(array.size for array in arrays))
-    n_wanted = sum(map(math.prod, shapes))
-    if n_wanted != ends[-1]:
+    n_wanted, n_held = sum(map(math.prod, shapes)), sum(p.n_items for p in pieces)
+    if n_wanted != n_held:
         raise CheckpointError(
-            f"{shapes_file} describes {n_wanted} values, but {pieces[0].name} to "
-            f"{pieces[-1].name} hold {ends[-1]}."
+            f"{shapes_file} describes {n_wanted} values, but {pieces[0].file.name} to "
+            f"{pieces[-1].file.name} hold {n_held}."
         )
     tensors = {}
     position = 0
     paths = names.openai_paths((len(shapes) - 2) // len(names.BLOCK))
     for name, shape in zip(paths, shapes, strict=True):
-        load = functools.partial(_load, pieces, ends, position, shape, dtype)
+        load = functools.partial(_load, pieces, position, shape)
         tensors[name] = StoredTensor(name, shape, dtype, shapes_file, load)
         position += math.prod(shape)
     return tensors
@@ -120,8 +119,17 @@ def _read_shapes(file):
     return [tuple(shape) for shape in shapes]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Piece:
+    """One file: its values begin at byte `offset`."""
+
+    file: pathlib.Path
+    offset: int
+    n_items: int
+    dtype: str
+
+
 def _open_piece(file):
-    """Maps one piece; its values are read when they are touched."""
     if not file.is_file():
         raise CheckpointError(f"OpenAI's weights lack the piece {file}.")
     try:
@@ -143,21 +151,21 @@ def _open_piece(file):
         ) from error
     if not isinstance(array, np.memmap) or array.ndim != 1:
         raise CheckpointError(f"{file} must hold one array of one axis.")
-    return array
+    return _Piece(file, array.offset, array.size, str(array.dtype))
 
 
-def _load(pieces, ends, position, shape, dtype):
-    """Reads a tensor from the pieces it runs through."""
-    values = aligned_empty(shape, NUMPY_TYPES[dtype])
+def _load(pieces, position, shape):
+    """Reads the tensor that begins at value `position`, through the pieces."""
+    values = aligned_empty(shape, NUMPY_TYPES[pieces[0].dtype])
     flat = values.reshape(-1)
-    end = position + flat.size
-    for file, piece_start, piece_end in zip(pieces, [0, *ends], ends, strict=False):
-        start, stop = max(position, piece_start), min(end, piece_end)
-        if start < stop:
-            array = _open_piece(file)
-            if array.size != piece_end - piece_start:
-                raise CheckpointError(f"{file} changed while it was read.")
-            flat[start - position : stop - position] = array[
-                start - piece_start : stop - piece_start
-            ]
+    skipped = position
+    filled = 0
+    for piece in pieces:
+        n_items = min(max(piece.n_items - skipped, 0), flat.size - filled)
+        if n_items:
+            with open(piece.file, "rb", buffering=0) as stream:
+                stream.seek(piece.offset + skipped * flat.itemsize)
+                fill(stream, flat[filled : filled + n_items])
+        filled += n_items
+        skipped = max(skipped - piece.n_items, 0)
     return values

@@ -78,7 +78,16 @@ class StoredTensor:
                 f"A weight must be stored as {', '.join(WEIGHT_TYPES)}. Received: "
                 f"{self.name!r} as {self.dtype} in {self.file}."
             )
-        return widen(self.load(), self.dtype)
+        if self.offset is None or self.dtype == "float32":
+            return widen(self.load(), self.dtype)
+        # Piece by piece, so that the narrow values take no memory of their own.
+        values = aligned_empty(self.shape, "float32")
+        flat = values.reshape(-1)
+        start = 0
+        for piece in self.pieces():
+            flat[start : start + piece.size] = piece
+            start += piece.size
+        return values
 
     def pieces(self) -> Iterator[np.ndarray]:
         """Yields the values as flat float32 arrays, in row-major order.
@@ -95,7 +104,7 @@ class StoredTensor:
             stream.seek(self.offset)
             for start in range(0, n_items, _PIECE):
                 piece = buffer[: n_items - start]
-                _fill(stream, piece)
+                fill(stream, piece)
                 yield widen(piece, self.dtype)
 
     def __array__(self, dtype=None, copy=None):
@@ -131,7 +140,7 @@ def read_region(file, offset, dtype, shape) -> np.ndarray:
     values = aligned_empty(shape, NUMPY_TYPES[dtype])
     with open(file, "rb", buffering=0) as stream:
         stream.seek(offset)
-        _fill(stream, values)
+        fill(stream, values)
     return values
 
 
@@ -149,8 +158,12 @@ def widen(stored, dtype) -> np.ndarray:
     return stored
 
 
-def _fill(stream, values):
-    """Reads an array's bytes from where a stream stands."""
+def fill(stream, values):
+    """Fills an array with the bytes from where an unbuffered stream stands.
+
+    Raises:
+        CheckpointError: If the stream ends before.
+    """
     view = memoryview(values.reshape(-1).view("uint8"))
     n_read = 0
     while n_read < len(view):  # one read gives at most 2 GiB
