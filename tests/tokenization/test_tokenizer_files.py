@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from conftest import MERGES, PIECES, write_vocabulary
-from tokenizers import AddedToken
+from tokenizers import AddedToken, processors
 
 from tf_gpt import OpenAIGPTTokenizer, OpenAIGPTTokenizerFast
 from tf_gpt.errors import HubError, TokenizerError
@@ -268,23 +268,26 @@ def test_missing_files_raise(cls, toy_dir, tmp_path):
     [
         ({"model": {"type": "WordPiece", "vocab": {}}}, "'WordPiece'"),
         ({"model": {"type": "BPE", "vocab": {}, "merges": []}}, "GPT-2"),
-        (
-            {
-                "post_processor": {
-                    "type": "TemplateProcessing",
-                    "single": [],
-                    "pair": [],
-                    "special_tokens": {},
-                }
-            },
-            "TemplateProcessing",
-        ),
     ],
 )
 def test_a_tokenizer_json_of_another_kind_raises(trained, tmp_path, changes, message):
     OpenAIGPTTokenizerFast.from_pretrained(trained).save_pretrained(tmp_path)
     edit(tmp_path / "tokenizer.json", **changes)
     with pytest.raises(TokenizerError, match=message):
+        OpenAIGPTTokenizerFast.from_pretrained(tmp_path)
+
+
+def test_only_a_template_that_adds_nothing_is_taken(trained, tmp_path):
+    tokenizer = OpenAIGPTTokenizerFast.from_pretrained(trained, eos_token="<eos>")
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing("$A")
+    tokenizer.save_pretrained(tmp_path)
+    again = OpenAIGPTTokenizerFast.from_pretrained(tmp_path)
+    assert again.encode(TEXT) == tokenizer.encode(TEXT)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        "$A <eos>", special_tokens=[("<eos>", tokenizer.eos_token_id)]
+    )
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(TokenizerError, match="'TemplateProcessing' that adds 1"):
         OpenAIGPTTokenizerFast.from_pretrained(tmp_path)
 
 
