@@ -242,7 +242,9 @@ def plot(work, path):
 
     with open(work / "loss.csv") as file:
         rows = list(csv.DictReader(file))
-    tokens = [(int(r["epoch"]) + 1) * STEPS_PER_EPOCH * TOKENS_PER_STEP / 1e6 for r in rows]
+    tokens = [
+        (int(r["epoch"]) + 1) * STEPS_PER_EPOCH * TOKENS_PER_STEP / 1e6 for r in rows
+    ]
     figure, axes = plt.subplots(figsize=(7, 4))
     axes.plot(tokens, [float(r["loss"]) for r in rows])
     axes.set_xlabel("tokens read (millions)")

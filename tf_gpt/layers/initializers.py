@@ -9,7 +9,9 @@ _replacement = contextvars.ContextVar("initializer", default=None)
 
 
 def normal(stddev):
-    """Returns the initializer of a kernel or table.
+    """Returns the initializer of the body's kernels and tables.
+
+    Heads do not use it: a checkpoint may leave them to start fresh.
 
     Source: Radford et al. 2018, section 4.1: N(0, 0.02).
     """

@@ -3,8 +3,6 @@
 import keras
 from keras import ops
 
-from tf_gpt.layers.initializers import normal
-
 
 @keras.saving.register_keras_serializable(package="tf_gpt")
 class SequenceSummary(keras.layers.Layer):
@@ -66,7 +64,9 @@ class SequenceSummary(keras.layers.Layer):
         if self.units is not None:
             self.summary = keras.layers.Dense(
                 self.units,
-                kernel_initializer=normal(self.initializer_range),
+                kernel_initializer=keras.initializers.RandomNormal(
+                    stddev=self.initializer_range
+                ),
                 dtype=self.dtype_policy,
                 name="summary",
             )

@@ -3,7 +3,6 @@
 import keras
 from keras import ops
 
-from tf_gpt.layers.initializers import normal
 from tf_gpt.layers.summary import read_positions
 from tf_gpt.models import inputs as call_inputs
 from tf_gpt.models.gpt import OpenAIGPTModel
@@ -49,7 +48,9 @@ class OpenAIGPTForSequenceClassification(PreTrained, keras.Model):
         self.score = keras.layers.Dense(
             self.config.num_labels,
             use_bias=False,
-            kernel_initializer=normal(self.config.initializer_range),
+            kernel_initializer=keras.initializers.RandomNormal(
+                stddev=self.config.initializer_range
+            ),
             dtype=self.dtype_policy,
             name="score",
         )

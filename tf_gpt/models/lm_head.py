@@ -45,8 +45,10 @@ class OpenAIGPTLMHeadModel(PreTrained, keras.Model):
         self._decoder = Decoder(
             decode=self.decode,
             make_caches=self.transformer.make_caches,
+            inspect=self._inspect,
             n_positions=self.config.n_positions,
             vocab_size=self.config.vocab_size,
+            n_embd=self.config.n_embd,
             compiled={},
         )
         self.built = True
@@ -98,8 +100,15 @@ class OpenAIGPTLMHeadModel(PreTrained, keras.Model):
         input_ids=None,
         attention_mask=None,
         *,
+        inputs_embeds=None,
         generation_config=None,
         logits_processor=(),
+        stopping_criteria=(),
+        prefix_allowed_tokens_fn=None,
+        assistant_model=None,
+        negative_prompt_ids=None,
+        negative_prompt_attention_mask=None,
+        tokenizer=None,
         streamer=None,
         jit_compile=True,
         **options,
@@ -111,31 +120,56 @@ class OpenAIGPTLMHeadModel(PreTrained, keras.Model):
                 a dict with `input_ids` and `attention_mask`.
             attention_mask: (B, T) of 1 and 0; padding may stand on either side,
                 and a row gets the tokens that it gets alone.
+            inputs_embeds: Float (B, T, C), in place of `input_ids`.
             generation_config: `GenerationConfig` in place of the model's own.
-            logits_processor: Further callables (logits, ids, step) -> logits.
-            streamer: See `tf_gpt.generation.streamers`.
+            logits_processor: Further callables (logits, ids, step) -> logits;
+                see `tf_gpt.generation.token_rules`.
+            stopping_criteria: Callables (ids, n_prompt) -> bool, called for each
+                row after each token with its ids (n,), NumPy without padding,
+                the first `n_prompt` of which are the prompt.
+            prefix_allowed_tokens_fn: Function of (index of the prompt, ids (n,))
+                that returns the list of tokens allowed next. It is Python, so
+                XLA is not used.
+            assistant_model: A smaller `OpenAIGPTLMHeadModel` of the same
+                vocabulary, which guesses tokens; the ids stay the same.
+            negative_prompt_ids, negative_prompt_attention_mask: Int (B, T),
+                prompts that `guidance_scale` moves away from; each prompt's
+                last token if None.
+            tokenizer: What `stop_strings` needs to turn ids into text.
+            streamer: See `tf_gpt.generation.streamers`. One sequence only.
             jit_compile: Whether XLA compiles the loop; the ids are the same.
             **options: Fields of `GenerationConfig` to replace for this call.
 
         Returns:
             Int32 tensor (B, T + N), the prompt as it came and N new tokens; or
-            a `GenerateOutput` if `return_dict_in_generate`.
+            a `GenerateOutput` if `return_dict_in_generate`. B counts the
+            returned sequences; T is 0 for `inputs_embeds`.
 
         Raises:
             ValueError: Before anything is compiled, if the prompt or the
                 options cannot be served.
         """
         if isinstance(input_ids, dict):
-            batch = call_inputs.unpack(input_ids, attention_mask=attention_mask)
+            batch = call_inputs.unpack(
+                input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds
+            )
             input_ids = batch.get("input_ids")
             attention_mask = batch.get("attention_mask")
+            inputs_embeds = batch.get("inputs_embeds")
         config = generation_config or self.generation_config
         return generate(
             self._decoder,
             config.updated(**options),
             input_ids,
             attention_mask,
+            inputs_embeds=inputs_embeds,
+            negative_prompt_ids=negative_prompt_ids,
+            negative_prompt_attention_mask=negative_prompt_attention_mask,
             processors=logits_processor,
+            prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
+            stopping_criteria=stopping_criteria,
+            tokenizer=tokenizer,
+            assistant=assistant_model and assistant_model._decoder,
             streamer=streamer,
             jit_compile=jit_compile,
         )
@@ -150,25 +184,38 @@ class OpenAIGPTLMHeadModel(PreTrained, keras.Model):
         self.generation_config.save_pretrained(directory)
 
     def decode(
-        self, token_ids, caches, *, index, position_ids, attention_mask, last_only
+        self,
+        token_ids,
+        caches,
+        *,
+        index,
+        position_ids,
+        attention_mask,
+        last_only,
+        inputs_embeds=None,
+        with_hidden=False,
     ):
         """Runs tokens through the model on top of the caches.
 
         Args:
-            token_ids: Int (B, T).
+            token_ids: Int (B, T), or None with `inputs_embeds`.
             caches: As from `OpenAIGPTModel.make_caches`.
             index: Int scalar, the slot of the first token.
             position_ids: Int (B, T).
             attention_mask: Int (B, S), 0 at slots that hold padding.
             last_only: Whether to score the last token alone: the prompt's other
                 scores are the larger part of its cost.
+            inputs_embeds: Float (B, T, C), in place of the tokens.
+            with_hidden: Whether to return also the hidden states.
 
         Returns:
             `(logits, caches)`: float32 (B, T, V), or (B, 1, V) if `last_only`,
-            and the caches with the tokens in them.
+            and the caches with the tokens in them; and the hidden states
+            (B, T, C) if `with_hidden`.
         """
         body = self.transformer(
             token_ids,
+            inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
             caches=caches,
@@ -176,6 +223,18 @@ class OpenAIGPTLMHeadModel(PreTrained, keras.Model):
             return_dict=True,
         )
         hidden = body.last_hidden_state
-        if last_only:
-            hidden = hidden[:, -1:]
-        return ops.cast(self.transformer.logits(hidden), "float32"), body.caches
+        scored = hidden[:, -1:] if last_only else hidden
+        logits = ops.cast(self.transformer.logits(scored), "float32")
+        if with_hidden:
+            return logits, body.caches, hidden
+        return logits, body.caches
+
+    def _inspect(self, token_ids, attention_mask):
+        return self.transformer(
+            token_ids,
+            attention_mask=attention_mask,
+            output_attentions=True,
+            output_hidden_states=True,
+            return_dict=True,
+            training=False,
+        )

@@ -449,9 +449,14 @@ def _without_heads(body, i, columns):
 def _replace(model, name, value):
     """Puts layers in the place of others in a model that is built."""
     old = getattr(model, name)
+    pairs = zip(old, value, strict=True) if isinstance(old, list) else [(old, value)]
+    places = [(model._layers.index(before), after) for before, after in pairs]
     model._tracker.unlock()  # Keras locks what a built model consists of,
     for layer in old if isinstance(old, list) else [old]:
         model._tracker.untrack(layer)  # and keeps a layer that is deleted.
     delattr(model, name)
     setattr(model, name, value)
+    for place, layer in places:  # Keras's files name layers by their order.
+        model._layers.remove(layer)
+        model._layers.insert(place, layer)
     model._tracker.lock()
