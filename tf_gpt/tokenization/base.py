@@ -12,7 +12,7 @@ import tempfile
 
 from tf_gpt.errors import TokenizerError
 from tf_gpt.tokenization import files, lengths
-from tf_gpt.tokenization.encoding import BatchEncoding, Encoding
+from tf_gpt.tokenization.encoding import BatchEncoding, Encoding, check_tensor_type
 from tf_gpt.tokenization.vocabulary import (
     SPECIAL_TOKENS,
     Vocabulary,
@@ -27,6 +27,14 @@ from tf_gpt.tokenization.vocabulary import (
 logger = logging.getLogger(__name__)
 
 NO_LIMIT = int(1e30)  # `model_max_length` of a tokenizer that knows no limit
+
+_STRATEGY_OPTIONS = (
+    "padding",
+    "truncation",
+    "max_length",
+    "stride",
+    "pad_to_multiple_of",
+)
 
 _CLEAN_UP = re.compile(r" (\.|\?|!|,|n't|'m|'s|'ve|'re)| ' ")
 
@@ -441,41 +449,18 @@ class TokenizerBase(Vocabulary):
         special = set(self.all_special_ids) if already_has_special_tokens else ()
         return [int(i in special) for i in ids]
 
-    def _encode(
-        self,
-        text,
-        text_pair,
-        *,
-        is_split_into_words,
-        padding,
-        truncation,
-        max_length,
-        stride,
-        pad_to_multiple_of,
-        padding_side,
-        return_tensors,
-        return_overflowing_tokens,
-        verbose,
-        **returned,
-    ):
+    def _encode(self, text, text_pair, *, is_split_into_words, **options):
         firsts, seconds, is_batch = _rows(text, text_pair, is_split_into_words)
+        # Found out here, before any text is split, and again where it is used.
+        self._strategies(**{name: options[name] for name in _STRATEGY_OPTIONS})
+        if options["padding_side"] is not None:
+            lengths.check_side("padding_side", options["padding_side"])
+        check_tensor_type(options["return_tensors"])
         sequences = [self._sequences(firsts, is_split_into_words)]
         if seconds is not None:
             sequences.append(self._sequences(seconds, is_split_into_words))
-        return self._finish(
-            list(zip(*sequences, strict=True)),
-            is_batch=is_batch,
-            padding=padding,
-            truncation=truncation,
-            max_length=max_length,
-            stride=stride,
-            pad_to_multiple_of=pad_to_multiple_of,
-            padding_side=padding_side,
-            return_tensors=return_tensors,
-            return_overflowing_tokens=return_overflowing_tokens,
-            verbose=verbose,
-            **returned,
-        )
+        rows = list(zip(*sequences, strict=True))
+        return self._finish(rows, is_batch=is_batch, **options)
 
     def _finish(
         self,
@@ -601,7 +586,7 @@ class TokenizerBase(Vocabulary):
     def _returns(self, name, asked):
         return name in self.model_input_names if asked is None else asked
 
-    def _strategies(self, padding, truncation, max_length, stride, multiple):
+    def _strategies(self, padding, truncation, max_length, stride, pad_to_multiple_of):
         """Returns `padding`, `truncation` and `max_length`, checked and resolved."""
         if max_length is not None and padding in (False, None) and truncation is None:
             truncation = True
@@ -617,7 +602,7 @@ class TokenizerBase(Vocabulary):
         for name, value, least in (
             ("max_length", max_length, 1),
             ("stride", stride, 0),
-            ("pad_to_multiple_of", multiple, 1),
+            ("pad_to_multiple_of", pad_to_multiple_of, 1),
         ):
             if value is not None and (not is_int(value) or value < least):
                 raise TokenizerError(
@@ -635,11 +620,11 @@ class TokenizerBase(Vocabulary):
                 )
             max_length = self.model_max_length
         both = padding != "do_not_pad" and truncation != "do_not_truncate"
-        if both and multiple and max_length % multiple:
+        if both and pad_to_multiple_of and max_length % pad_to_multiple_of:
             raise TokenizerError(
                 "With truncation and padding, `max_length` must be a multiple of "
                 f"`pad_to_multiple_of`. Received: max_length={max_length}, "
-                f"pad_to_multiple_of={multiple}."
+                f"pad_to_multiple_of={pad_to_multiple_of}."
             )
         return padding, truncation, max_length
 

@@ -279,7 +279,16 @@ optree.register_pytree_node(
 )
 
 
+def check_tensor_type(tensor_type):
+    if tensor_type not in ("tf", "np", "pt", None):
+        raise TokenizerError(
+            "`return_tensors` must be 'tf', 'np', 'pt' or None. "
+            f"Received: {tensor_type!r}."
+        )
+
+
 def _tensor_function(tensor_type):
+    check_tensor_type(tensor_type)
     if tensor_type == "tf":
         import tensorflow as tf
 
@@ -288,14 +297,10 @@ def _tensor_function(tensor_type):
         import numpy as np
 
         return lambda value: np.array(value, "int64")
-    if tensor_type == "pt":
-        try:
-            import torch
-        except ImportError as error:
-            raise ImportError(
-                "`return_tensors='pt'` needs PyTorch, which is not installed."
-            ) from error
-        return lambda value: torch.tensor(value, dtype=torch.int64)
-    raise TokenizerError(
-        f"`return_tensors` must be 'tf', 'np', 'pt' or None. Received: {tensor_type!r}."
-    )
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(
+            "`return_tensors='pt'` needs PyTorch, which is not installed."
+        ) from error
+    return lambda value: torch.tensor(value, dtype=torch.int64)
