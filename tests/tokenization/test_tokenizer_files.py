@@ -183,6 +183,15 @@ def test_files_are_never_half_written(tokenizer, tmp_path, monkeypatch):
     assert after == before
 
 
+def test_saving_over_another_tokenizer_leaves_nothing_of_it(trained, toy_dir, tmp_path):
+    first = OpenAIGPTTokenizerFast.from_pretrained(trained, pad_token="<pad>")
+    first.save_pretrained(tmp_path)
+    second = OpenAIGPTTokenizer.from_pretrained(toy_dir, pre_tokenizer="basic")
+    second.save_pretrained(tmp_path)
+    for cls in (OpenAIGPTTokenizer, OpenAIGPTTokenizerFast):
+        assert cls.from_pretrained(tmp_path).get_vocab() == second.get_vocab()
+
+
 def test_push_to_hub_uploads_what_save_pretrained_writes(tokenizer, monkeypatch):
     import pathlib
 

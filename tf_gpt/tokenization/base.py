@@ -10,6 +10,7 @@ import pathlib
 import re
 import tempfile
 
+from tf_gpt import hub
 from tf_gpt.errors import TokenizerError
 from tf_gpt.tokenization import files, lengths
 from tf_gpt.tokenization.encoding import BatchEncoding, Encoding, check_tensor_type
@@ -157,23 +158,27 @@ class TokenizerBase(Vocabulary):
         return tokenizer
 
     def save_pretrained(
-        self, save_directory, filename_prefix=None, push_to_hub=False, **hub
+        self, save_directory, filename_prefix=None, push_to_hub=False, **hub_options
     ):
         """Writes every file that `from_pretrained` reads.
+
+        Files that an earlier tokenizer left there and this one does not have
+        (added_tokens.json, tokenizer.json) are removed: they would be read too.
 
         Args:
             save_directory: Directory, created if it is missing.
             filename_prefix: Put before each file name.
-            push_to_hub: Whether to upload the files too; `hub` holds the
-                arguments of `push_to_hub`, `repo_id` by default the
+            push_to_hub: Whether to upload the files too; `hub_options`
+                are the arguments of `push_to_hub`, `repo_id` by default the
                 directory's name.
 
         Returns:
             Tuple of the paths written.
         """
-        if hub and not push_to_hub:
+        if hub_options and not push_to_hub:
             raise TokenizerError(
-                f"These options need `push_to_hub=True`. Received: {sorted(hub)}."
+                "These options need `push_to_hub=True`. "
+                f"Received: {sorted(hub_options)}."
             )
         config = {
             **self._settings(),
@@ -200,9 +205,12 @@ class TokenizerBase(Vocabulary):
         if added:
             contents[files.ADDED_TOKENS] = files.dump_json(added)
         paths = files.write(save_directory, contents, filename_prefix)
+        files.remove(save_directory, set(files.ALL) - set(contents), filename_prefix)
         if push_to_hub:
-            repo_id = hub.pop("repo_id", None) or pathlib.Path(save_directory).name
-            self.push_to_hub(repo_id, **hub)
+            repo_id = (
+                hub_options.pop("repo_id", None) or pathlib.Path(save_directory).name
+            )
+            self.push_to_hub(repo_id, **hub_options)
         return paths
 
     def save_vocabulary(self, save_directory, filename_prefix=None):
@@ -235,11 +243,9 @@ class TokenizerBase(Vocabulary):
             commit_message, private, token, create_pr, revision: As in
                 `huggingface_hub`.
         """
-        from tf_gpt.hub import upload_folder
-
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            return upload_folder(
+            return hub.upload_folder(
                 repo_id,
                 folder,
                 commit_message=commit_message or "Upload tokenizer",

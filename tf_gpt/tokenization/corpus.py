@@ -109,7 +109,7 @@ def tokenize_file(
         "file_format": file_format,
     }
     n_workers = num_workers or os.cpu_count() or 1
-    with _bar(path, progress) as bar, _workers(n_workers, tokenizer) as submit:
+    with _bar(path, progress) as bar, _Workers(n_workers, tokenizer) as submit:
         running = collections.deque()
         for number, (texts, position) in enumerate(
             _batches(path, documents, shard_bytes)
@@ -243,7 +243,7 @@ def _finish(output_dir, index, bar, name, future, position):
     bar.update(position - bar.n)
 
 
-class _workers:
+class _Workers:
     """Gives a `submit` that works in other processes, or in this one for 1."""
 
     def __init__(self, n_workers, tokenizer):

@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 
+from tf_gpt import hub
 from tf_gpt.errors import TokenizerError
 from tf_gpt.tokenization.bpe import END_OF_WORD
 from tf_gpt.tokenization.vocabulary import SPECIAL_TOKENS, to_token
@@ -44,9 +45,7 @@ def find(name_or_path, **hub_options):
         TokenizerError: If there are neither vocabulary and merges nor a
             tokenizer.json.
     """
-    from tf_gpt.hub import resolve_files
-
-    found = resolve_files(str(name_or_path), ALL, **hub_options)
+    found = hub.resolve_files(str(name_or_path), ALL, **hub_options)
     if TOKENIZER not in found and not {VOCAB, MERGES} <= found.keys():
         raise TokenizerError(
             f"A tokenizer needs {VOCAB} and {MERGES}, or {TOKENIZER}. "
@@ -245,6 +244,13 @@ def dump_json(content, **options):
 
 def dump_merges(merges):
     return "\n".join([VERSION_LINE, *map(" ".join, merges)]) + "\n"
+
+
+def remove(directory, names, prefix=None):
+    """Removes those of the named files that are there."""
+    for name in names:
+        path = pathlib.Path(directory) / (f"{prefix}-{name}" if prefix else name)
+        path.unlink(missing_ok=True)
 
 
 def write(directory, contents, prefix=None):
