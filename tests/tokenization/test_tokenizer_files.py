@@ -5,7 +5,7 @@ import shutil
 import sys
 
 import pytest
-from conftest import MERGES, PIECES, write_vocabulary
+from small_vocabularies import MERGES, PIECES, write_vocabulary
 from tokenizers import AddedToken, processors
 
 from tf_gpt import OpenAIGPTTokenizer, OpenAIGPTTokenizerFast
