@@ -1,5 +1,7 @@
 """Text as it is made."""
 
+import queue
+
 
 class TextStreamer:
     """Passes on the new text word by word.
@@ -40,3 +42,46 @@ class TextStreamer:
         if end > self._n_written:
             self.write(text[self._n_written : end])
             self._n_written = end
+
+
+class TextIteratorStreamer(TextStreamer):
+    """Hands the new text to another thread, which iterates over its pieces.
+
+    Args:
+        tokenizer, skip_special_tokens: See `TextStreamer`.
+        timeout: Seconds to wait for a piece; None waits for ever.
+
+    Run `generate(streamer=...)` in a thread and iterate here:
+
+        streamer = TextIteratorStreamer(tokenizer)
+        options = {"streamer": streamer, "max_new_tokens": 40}
+        threading.Thread(target=model.generate, args=(ids,), kwargs=options).start()
+        for piece in streamer:
+            print(piece, end="", flush=True)
+
+    If `generate` may raise, call `end` when it does, or set a timeout.
+
+    Raises:
+        TimeoutError: In the iteration, if no piece came in time.
+    """
+
+    def __init__(self, tokenizer, skip_special_tokens=True, timeout=None):
+        self._pieces = queue.Queue()
+        self.timeout = timeout
+        super().__init__(tokenizer, self._pieces.put, skip_special_tokens)
+
+    def end(self):
+        super().end()
+        self._pieces.put(None)
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        try:
+            piece = self._pieces.get(timeout=self.timeout)
+        except queue.Empty:
+            raise TimeoutError(f"No text within {self.timeout} s.") from None
+        if piece is None:
+            raise StopIteration
+        return piece

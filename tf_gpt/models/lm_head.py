@@ -7,6 +7,7 @@ from tf_gpt import hub
 from tf_gpt.generation.config import FILE_NAME as generation_config_file
 from tf_gpt.generation.config import GenerationConfig
 from tf_gpt.generation.generate import Decoder, generate
+from tf_gpt.generation.scoring import compute_transition_scores, score
 from tf_gpt.models import inputs as call_inputs
 from tf_gpt.models.gpt import OpenAIGPTModel
 from tf_gpt.models.losses import next_token_loss
@@ -173,6 +174,25 @@ class OpenAIGPTLMHeadModel(PreTrained, keras.Model):
             streamer=streamer,
             jit_compile=jit_compile,
         )
+
+    def score(self, rows, stride=None, tokenizer=None):
+        """Returns the log-probability of each token of texts, and perplexities.
+
+        Args:
+            rows: List of lists of token ids, of any length; or of strings.
+            stride: How far the window of `n_positions` tokens moves along a
+                longer row; half of it if None.
+            tokenizer: What strings are encoded by.
+
+        Returns:
+            `tf_gpt.generation.scoring.ScoreOutput`.
+
+        Raises:
+            ValueError: If a row is empty or has ids outside the vocabulary.
+        """
+        return score(self._decoder, rows, stride, tokenizer)
+
+    compute_transition_scores = staticmethod(compute_transition_scores)
 
     def after_loading(self, name, hub_options):
         files = hub.resolve_files(name, [generation_config_file], **hub_options)
