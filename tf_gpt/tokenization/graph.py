@@ -141,7 +141,10 @@ class GraphTokenizer(tf.Module):
         self._expansions = tf.constant(expansions)
 
     def _set_words(self, tokenizer, added):
-        model = tokenizer.backend_tokenizer.model
+        # A copy: the original would remember these words in place of a text's.
+        model = tokenizers.Tokenizer.from_str(
+            tokenizer.backend_tokenizer.to_str()
+        ).model
         words = {chr(_FIRST_PRIVATE + i): index for i, (index, _) in enumerate(added)}
         for piece, index in tokenizer._vocab.items():
             word = piece.removesuffix(END_OF_WORD)
