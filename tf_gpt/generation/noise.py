@@ -21,14 +21,22 @@ def threefry2x32(key, counter):
     Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3",
         Threefry-2x32 with 20 rounds.
     """
-    keys = (key[0], key[1], key[0] ^ key[1] ^ _uint32(_KEY_PARITY))
-    x, y = counter[0] + keys[0], counter[1] + keys[1]
-    for group in range(5):
-        for n_bits in _ROTATIONS[group % 2]:
+    keys = ops.stack([*key, key[0] ^ key[1] ^ _uint32(_KEY_PARITY)])
+    rotations = _uint32(_ROTATIONS)
+
+    # A loop, not 20 rounds in a row: XLA would copy the rounds before a value
+    # into each place that reads it, and compile for hours.
+    def four_rounds(group, x, y):
+        for i in range(4):
             x = x + y
-            y = _rotate_left(y, n_bits) ^ x
+            y = _rotate_left(y, rotations[group % 2, i]) ^ x
         x = x + keys[(group + 1) % 3]
         y = y + keys[(group + 2) % 3] + _uint32(group + 1)
+        return group + 1, x, y
+
+    zero = counter[0] ^ counter[0]  # gives both the shape of their sum
+    start = (0, counter[0] + keys[0], counter[1] + keys[1] + zero)
+    _, x, y = ops.while_loop(lambda group, *_: group < 5, four_rounds, start)
     return x, y
 
 
