@@ -54,6 +54,13 @@ def test_a_released_file_keeps_its_unknown_entries(tmp_path):
     assert OpenAIGPTConfig.from_pretrained(tmp_path / "again") == config
 
 
+def test_an_entry_set_later_is_written(tmp_path):
+    config = OpenAIGPTConfig()
+    config.sep_token_id = 7
+    config.save_pretrained(tmp_path)
+    assert OpenAIGPTConfig.from_pretrained(tmp_path).sep_token_id == 7
+
+
 def test_num_labels_follows_the_names_of_the_labels():
     config = OpenAIGPTConfig(id2label={"0": "no", "1": "maybe", "2": "yes"})
     assert config.num_labels == 3

@@ -145,7 +145,6 @@ class OpenAIGPTConfig:
             # An entry of a file must not replace a method.
             if not name.isidentifier() or hasattr(type(self), name):
                 raise ValueError(f"Not usable as a config field: {name!r}.")
-        self._extra = sorted(kwargs)
         vars(self).update(kwargs)
         self._check()
 
@@ -241,6 +240,12 @@ class OpenAIGPTConfig:
     def num_labels(self, value):
         self._set_labels(value, None, None)
 
+    @property
+    def _extra(self):
+        """The names of the entries that this class has no field for."""
+        known = {*_DEFAULTS, "id2label", "label2id"}
+        return sorted(vars(self).keys() - known)
+
     def num_parameters(self):
         """Returns the number of weights of the body; the tied head adds none."""
         n_embd = self.n_embd
@@ -301,8 +306,9 @@ class OpenAIGPTConfig:
                 `local_files_only`, `token`, `force_download`.
 
         Raises:
-            ValueError: If there is no such model, it has no `config.json`, or
-                the file is not a config of this architecture.
+            HubError: If there is no such model (an `OSError`).
+            ValueError: If it has no `config.json`, or the file is not a config
+                of this architecture.
         """
         from tf_gpt.hub import resolve_files
 

@@ -10,6 +10,9 @@ import re
 
 from tf_gpt.errors import HubError
 
+# Of OpenAI's release: the list of the weights' shapes, in their order.
+OPENAI_SHAPES = "params_shapes.json"
+
 # Main files of a checkpoint, best first. Of a sharded one this is the index;
 # of OpenAI's it is the list of shapes.
 WEIGHT_FILES = (
@@ -19,7 +22,7 @@ WEIGHT_FILES = (
     "pytorch_model.bin.index.json",
     "tf_model.h5",
     "tf_model.h5.index.json",
-    "params_shapes.json",
+    OPENAI_SHAPES,
 )
 
 # OpenAI cut its weights into this many files, in no relation to the tensors.

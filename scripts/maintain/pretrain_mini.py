@@ -224,8 +224,12 @@ def export(model, work, preset):
         bos_token="<eos>",
         eos_token="<eos>",
         model_max_length=CONFIG["n_positions"],
+        pre_tokenizer="openai",
+        clean_up_tokenization_spaces=True,
     )
     tokenizer.save_pretrained(preset)
+    for rate in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
+        setattr(model.config, rate, 0.1)  # as in the paper, for fine-tuning
     model.save_pretrained(preset, dtype="float16")
     figures = {source: perplexity(model, work, source) for source in SOURCES}
     for source, (value, n_tokens) in figures.items():

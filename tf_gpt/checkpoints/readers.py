@@ -8,11 +8,13 @@ import dataclasses
 import json
 import pathlib
 
+from tf_gpt import hub
 from tf_gpt.checkpoints.h5_file import open_h5
-from tf_gpt.checkpoints.openai_file import open_openai, piece_files
+from tf_gpt.checkpoints.openai_file import open_openai, openai_sizes, piece_files
 from tf_gpt.checkpoints.safetensors_file import open_safetensors
 from tf_gpt.checkpoints.stored import StoredTensor
 from tf_gpt.checkpoints.torch_file import open_torch
+from tf_gpt.config import OpenAIGPTConfig
 from tf_gpt.errors import CheckpointError
 
 
@@ -30,6 +32,25 @@ class Checkpoint:
     layout: str
     files: tuple[pathlib.Path, ...]
     tensors: dict[str, StoredTensor]
+
+
+def read_config(name, overrides=None, **hub_options) -> OpenAIGPTConfig:
+    """Returns a model's config, from OpenAI's release too, which has none.
+
+    Args:
+        name, hub_options: As for `tf_gpt.hub.resolve_files`.
+        overrides: Dict of fields in place of those of the files.
+
+    Raises:
+        HubError: If there is no such model.
+        ValueError: As `OpenAIGPTConfig.from_pretrained`.
+        CheckpointError: If the shapes of OpenAI's release are damaged.
+    """
+    shapes = hub.OPENAI_SHAPES
+    files = hub.resolve_files(name, ["config.json", shapes], **hub_options)
+    if "config.json" in files or shapes not in files:
+        return OpenAIGPTConfig.from_pretrained(name, overrides=overrides, **hub_options)
+    return OpenAIGPTConfig.from_dict(openai_sizes(files[shapes]), **(overrides or {}))
 
 
 def open_checkpoint(file) -> Checkpoint:

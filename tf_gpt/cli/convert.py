@@ -104,17 +104,12 @@ def _check_out(out, arguments):
 
 def _find_config(source, hub):
     """Returns the config, and which of `_CLASSES` the source was saved from."""
-    from tf_gpt import OpenAIGPTConfig
     from tf_gpt.checkpoints.convert import describe
-    from tf_gpt.checkpoints.openai_file import openai_sizes
-    from tf_gpt.hub import resolve_files, resolve_weights
+    from tf_gpt.checkpoints.readers import read_config
+    from tf_gpt.hub import resolve_weights
 
     weights = resolve_weights(source, **hub)
-    has_config = bool(resolve_files(source, ["config.json"], **hub))
-    if not has_config and weights.name == "params_shapes.json":
-        config = OpenAIGPTConfig(**openai_sizes(weights))
-    else:
-        config = OpenAIGPTConfig.from_pretrained(source, **hub)
+    config = read_config(source, **hub)
     for name in config.to_dict().get("architectures") or ():
         for head, known in _CLASSES.items():
             if str(name).removeprefix("TF") == known:

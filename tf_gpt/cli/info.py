@@ -11,11 +11,10 @@ def add_arguments(parser):
 
 def run(arguments):
     from tf_gpt import hub
-    from tf_gpt.checkpoints.readers import open_checkpoint
-    from tf_gpt.config import OpenAIGPTConfig
+    from tf_gpt.checkpoints.readers import open_checkpoint, read_config
 
     options = hub_options(arguments)
-    config = OpenAIGPTConfig.from_pretrained(arguments.model, **options)
+    config = read_config(arguments.model, **options)
     weights = hub.resolve_weights(arguments.model, **options)
     checkpoint = open_checkpoint(weights)
     rows = [("model", arguments.model)]

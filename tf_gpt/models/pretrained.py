@@ -12,6 +12,7 @@ from keras import ops
 
 from tf_gpt import hub
 from tf_gpt.checkpoints.convert import export_weights, load_weights, unset_values
+from tf_gpt.checkpoints.readers import read_config
 from tf_gpt.checkpoints.writers import save_safetensors
 from tf_gpt.config import OpenAIGPTConfig
 from tf_gpt.layers.initializers import initialised_by
@@ -65,14 +66,13 @@ class PreTrained:
             The model, or `(model, info)`.
 
         Raises:
-            ValueError: If there is no such model, its files are damaged or of
-                another architecture, or a weight fits nowhere.
+            HubError: If there is no such model (an `OSError`).
+            ValueError: If its files are damaged or of another architecture, or
+                a weight fits nowhere.
         """
         hub_options = {k: options.pop(k) for k in _HUB_OPTIONS if k in options}
         if config is None:
-            config = OpenAIGPTConfig.from_pretrained(
-                name, overrides=options, **hub_options
-            )
+            config = read_config(name, overrides=options, **hub_options)
         elif options:
             config = OpenAIGPTConfig.from_dict(
                 cls.as_config(config).to_dict(), **options
