@@ -174,7 +174,8 @@ def main():
     ):
         is_padded = "yes" if padded else "no"
         lines.append(
-            f"| {name.removeprefix('OpenAIGPT')} | {size} | {is_padded} | {dtype} | {what} | {most:.1e} | {mean:.1e} | {verdict} |"
+            f"| {name.removeprefix('OpenAIGPT')} | {size} | {is_padded} | {dtype} "
+            f"| {what} | {most:.1e} | {mean:.1e} | {verdict} |"
         )
         print(lines[-1], flush=True)
     arguments.out.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -213,7 +213,7 @@ def perplexity(model, work, source, length=512):
 
 
 def export(model, work, preset):
-    """Writes the preset and prints the figures for the card."""
+    """Writes the preset: vocabulary, config, weights and card."""
     from tf_gpt.tokenization.tokenizer import OpenAIGPTTokenizer
 
     tokenizer = OpenAIGPTTokenizer(
@@ -232,9 +232,99 @@ def export(model, work, preset):
         setattr(model.config, rate, 0.1)  # as in the paper, for fine-tuning
     model.save_pretrained(preset, dtype="float16")
     figures = {source: perplexity(model, work, source) for source in SOURCES}
-    for source, (value, n_tokens) in figures.items():
-        print(f"{source}: perplexity {value:.2f} on {n_tokens} held-out tokens")
-    (work / "perplexity.json").write_text(json.dumps(figures))
+    prompts = (
+        "Once upon a time",
+        "The king had a daughter",
+        "One day, Tom and his dog",
+    )
+    samples = []
+    for prompt in prompts:
+        ids = model.generate(
+            tokenizer(prompt, return_tensors="np")["input_ids"],
+            max_new_tokens=120,
+            do_sample=True,
+            temperature=0.7,
+            top_p=0.9,
+            top_k=0,
+            seed=1,
+        )
+        samples.append(tokenizer.decode(ids[0], skip_special_tokens=True))
+    n_tokens = int(model.optimizer.iterations) * TOKENS_PER_STEP
+    (preset / "README.md").write_text(card(model, figures, samples, n_tokens))
+
+
+def card(model, figures, samples, n_tokens):
+    """Returns the text of the model card."""
+    table = "\n".join(
+        f"| {source} | {value:.1f} | {n:,} |" for source, (value, n) in figures.items()
+    )
+    texts = "\n\n".join("> " + text.replace("\n", "\n> ") for text in samples)
+    config = model.config
+    return f"""---
+license: mit
+language: en
+library_name: tf_gpt
+tags: [openai-gpt, keras, text-generation]
+---
+
+# mini
+
+A small GPT-1 that tells children's stories: for trying things out, for tests, and for
+teaching. It has the released architecture at another size: {config.n_layer} layers of
+{config.n_embd}, {config.n_head} heads, {config.n_positions} positions, and its own
+lower-case byte-pair vocabulary of {config.vocab_size:,} entries;
+{model.num_parameters():,} weights, stored in float16. Text is split into words as
+OpenAI split it. Stories end with `<eos>`, which also begins one.
+
+## How it was trained
+
+By `scripts/maintain/pretrain_mini.py`, through `model.fit`, on two processor cores, for
+{n_tokens:,} tokens: {PHASES[0][0]:.0%} of the steps on windows of {PHASES[0][2]} tokens
+and the rest on {PHASES[1][2]}, {TOKENS_PER_STEP:,} tokens a step. Of the paper's
+settings it has Adam, linear warm-up and a cosine to zero, weight decay 0.01 on all
+but biases and gains, and clipping at 1. Others are fitted to its size: a peak rate of
+{PEAK_LEARNING_RATE:g} after {WARMUP_STEPS} steps, initial weights from
+N(0, {config.initializer_range:g}) since it is a third as wide, no dropout since it read
+little text more than a few times, and far less text. The config names the paper's
+dropout, for fine-tuning.
+
+![loss](loss.png)
+
+Perplexity on held-out documents (one in {HELD_OUT_EVERY} of each source), in windows of
+512 of its own tokens:
+
+| source | perplexity | tokens |
+|---|---|---|
+{table}
+
+## What it writes
+
+Sampled with temperature 0.7 and top-p 0.9, seed 1, not picked:
+
+{texts}
+
+It knows few words and no facts, loses the thread after some sentences, and repeats what
+its texts say of people. Do not use it for anything that matters.
+
+## Texts
+
+- tinystories_sample: a sample of TinyStories (Eldan and Li 2023), CDLA-Sharing-1.0.
+- fairytaleqa_stories: the fairy tales of FairytaleQA (Xu et al. 2022), Apache-2.0; the
+  tales are from Project Gutenberg.
+- storybooks_cc_by: picture books of the African Storybook and of Pratham
+  books, CC BY. [CREDITS.md](CREDITS.md) names each book and its author.
+- classic_children: public-domain children's books, the first half of the collection.
+"""
+
+
+def credits(text_folder):
+    """Returns the list of the CC BY books, which asks for their authors' names."""
+    sources = text_folder / "storybooks_cc_by" / "sources.json"
+    rows = [
+        f"- {book['title']}: {book['text_by']} ({book['license']}, {book['repo']})"
+        for book in json.loads(sources.read_text(encoding="utf-8"))
+    ]
+    return "# Picture books that `mini` was trained on\n\n" + "\n".join(rows) + "\n"
 
 
 def plot(work, path):
@@ -272,6 +362,9 @@ def main():
     if arguments.export:
         arguments.export.mkdir(parents=True, exist_ok=True)
         export(model, arguments.work, arguments.export)
+        (arguments.export / "CREDITS.md").write_text(
+            credits(arguments.text), encoding="utf-8"
+        )
         plot(arguments.work, arguments.export / "loss.png")
 
 

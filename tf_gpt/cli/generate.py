@@ -55,8 +55,8 @@ def run(arguments):
     from tf_gpt.generation.streamers import TextStreamer
 
     hub = hub_options(arguments)
-    tokenizer = OpenAIGPTTokenizer.from_pretrained(arguments.model, **hub)
     model = OpenAIGPTLMHeadModel.from_pretrained(arguments.model, **hub)
+    tokenizer = OpenAIGPTTokenizer.from_pretrained(arguments.model, **hub)
     ids = tokenizer(prompt, return_tensors="np")["input_ids"].reshape(1, -1)
     for number in range(arguments.num_samples):
         if arguments.num_samples > 1:
