@@ -1,9 +1,13 @@
 """Each strategy: padded, batched, single, compiled or not, the ids are the same."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from test_generate import PROMPTS, padded
+
+from tf_gpt.generation.generate import generate
 
 STRATEGIES = {
     "beams": {"num_beams": 3, "num_return_sequences": 2, "eos_token_id": [3, 20]},
@@ -110,10 +114,6 @@ def test_right_guesses_save_steps(model):
         calls.append(1)
         return decode(*args, **kwargs)
 
-    import dataclasses
-
-    from tf_gpt.generation.generate import generate
-
     decoder = dataclasses.replace(model._decoder, decode=counted, compiled={})
     config = model.generation_config.updated(max_new_tokens=16, num_assistant_tokens=3)
     tf.config.run_functions_eagerly(True)
@@ -207,6 +207,11 @@ def other_model():
 ONE = np.array([[1, 2, 3]])
 
 
+@dataclasses.dataclass
+class Mutable:
+    number: float
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -215,6 +220,11 @@ ONE = np.array([[1, 2, 3]])
             "num_return_sequences=3, num_beams=2",
         ),
         ({"num_beams": 4, "num_beam_groups": 3}, "num_beam_groups=3, num_beams=4"),
+        (
+            {"num_beams": 4, "num_beam_groups": 2},
+            "num_beam_groups=2, diversity_penalty=0",
+        ),
+        ({"logits_processor": [Mutable(1.0)]}, r"frozen.*Mutable\(number=1.0\)"),
         ({"penalty_alpha": 0.6, "do_sample": True}, "`penalty_alpha` and `do_sample`"),
         ({"penalty_alpha": 0.6, "top_k": 1}, "`top_k` above 1.*top_k=1"),
         ({"penalty_alpha": 1.5}, "`penalty_alpha`.*1.5"),

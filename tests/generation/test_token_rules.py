@@ -123,13 +123,29 @@ def test_the_first_token_is_forced_after_one(jit):
 
 
 @MODES
-@pytest.mark.parametrize("at_step, is_changed", [(-1, True), (5, True), (0, False)])
-def test_tokens_are_suppressed(at_step, is_changed, jit):
+def test_tokens_are_suppressed(jit):
+    def change(scores, tokens):
+        scores[[3, 4]] = -math.inf
+
+    expect(rules.SuppressTokens((3, 4)), change, jit)
+
+
+@MODES
+@pytest.mark.parametrize("step, is_changed", [(0, True), (1, False)])
+def test_tokens_are_suppressed_at_the_first_step(step, is_changed, jit):
     def change(scores, tokens):
         if is_changed:
             scores[[3, 4]] = -math.inf
 
-    expect(rules.SuppressTokens((3, 4), at_step), change, jit)
+    expect(rules.BeginSuppress((3, 4)), change, jit, step=step)
+
+
+@MODES
+def test_the_first_free_step_comes_after_a_forced_token(jit):
+    processor = rules.BeginSuppress((3,), after_forced=True)
+    ids = np.array([[-1, 5, 6], [3, 5, 6]], "int32")  # prompts of one and two
+    result = run(processor, LOGITS, jit, ids=ids, step=1)
+    assert np.isneginf(result[:, 3]).tolist() == [True, False]
 
 
 @MODES

@@ -217,7 +217,7 @@ class GenerationConfig:
         self._check_integers()
         self._check_strategy()
         self._check_rest()
-        self.processors(n_new=1, prompt_is_one_token=False)
+        self.processors(n_new=1)
 
     def _check_integers(self):
         for name, minimum in (
@@ -278,6 +278,13 @@ class GenerationConfig:
             raise ValueError(
                 "`num_beam_groups` must divide `num_beams`. Received: "
                 f"num_beam_groups={self.num_beam_groups}, num_beams={n_beams}."
+            )
+        if self.num_beam_groups > 1 and not self.diversity_penalty:
+            raise ValueError(
+                "`num_beam_groups` above 1 needs `diversity_penalty` above 0: all "
+                "groups would be equal. Received: "
+                f"num_beam_groups={self.num_beam_groups}, diversity_penalty="
+                f"{self.diversity_penalty}."
             )
         if self.early_stopping not in (True, False, "never"):
             raise ValueError(
@@ -375,12 +382,11 @@ class GenerationConfig:
             **{name: [i for word in ws for i in word] for name, ws in words.items()},
         }
 
-    def processors(self, *, n_new, prompt_is_one_token, custom=()):
+    def processors(self, *, n_new, custom=()):
         """Returns the processors that the options ask for, in their order.
 
         Args:
             n_new: The most new tokens.
-            prompt_is_one_token: Whether the forced first token comes next.
             custom: Further processors: they run before the sampling's.
         """
         eos_ids = tuple(self.eos_token_ids)
@@ -414,10 +420,10 @@ class GenerationConfig:
         if self.suppress_tokens:
             chosen.append(token_rules.SuppressTokens(tuple(self.suppress_tokens)))
         if self.begin_suppress_tokens:
-            is_forced = self.forced_bos_token_id is not None and prompt_is_one_token
             chosen.append(
-                token_rules.SuppressTokens(
-                    tuple(self.begin_suppress_tokens), at_step=int(is_forced)
+                token_rules.BeginSuppress(
+                    tuple(self.begin_suppress_tokens),
+                    after_forced=self.forced_bos_token_id is not None,
                 )
             )
         chosen.extend(custom)

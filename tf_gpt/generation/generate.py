@@ -113,13 +113,9 @@ def generate(
         inputs_embeds=inputs_embeds,
         bos_token_id=config.bos_token_id,
     )
-    if inputs_embeds is not None and (
-        config.output_attentions or config.output_hidden_states
-    ):
-        raise ValueError(
-            "`output_attentions` and `output_hidden_states` need `input_ids`. "
-            "Received: inputs_embeds."
-        )
+    for name in ("output_attentions", "output_hidden_states", "min_length"):
+        if inputs_embeds is not None and getattr(config, name):
+            raise ValueError(f"`{name}` needs `input_ids`. Received: inputs_embeds.")
     n_new = prompts.check_length(decoder, config, batch)
     pad_id = _check_tokens(decoder, config)
     strategy = _strategy(decoder, config, assistant)
@@ -128,11 +124,7 @@ def generate(
         per_prompt = max(config.num_beams, n_rows)
         allowed = PrefixAllowed(prefix_allowed_tokens_fn, per_prompt)
         processors = [allowed, *processors]
-    processors = config.processors(
-        n_new=n_new,
-        prompt_is_one_token=batch.mask.shape[1] == 1,
-        custom=processors,
-    )
+    processors = config.processors(n_new=n_new, custom=processors)
     if any(getattr(processor, "needs_python", False) for processor in processors):
         jit_compile = False
     stopping = _stopping(config, stopping_criteria, tokenizer, pad_id)

@@ -363,6 +363,13 @@ def numbers_of(processor):
 def kind_of(processor):
     """Returns what of a processor is compiled in: all but its numbers."""
     numbers = numbers_of(processor)
+    try:
+        hash(processor)
+    except TypeError:
+        raise ValueError(
+            "A processor must be a function or a frozen dataclass of numbers, tuples "
+            f"and the like. Received: {processor!r}, which has no hash."
+        ) from None
     if not numbers:
         return processor
     fixed = tuple(

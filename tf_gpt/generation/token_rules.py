@@ -202,23 +202,47 @@ class ForcedLast:
 
 @dataclasses.dataclass(frozen=True)
 class SuppressTokens:
-    """Drops tokens, always or at one step only.
+    """Drops tokens at every step.
 
     Args:
         token_ids: The tokens.
-        at_step: The step, counted from 0; -1 for every step.
 
     Call arguments, returns: those of `MinNewTokens`.
     """
 
     token_ids: tuple
-    at_step: int = -1
+
+    def __call__(self, logits, ids=None, step=None):
+        return ops.where(_is_among(self.token_ids, logits), -math.inf, logits)
+
+
+@dataclasses.dataclass(frozen=True)
+class BeginSuppress:
+    """Drops tokens at the first step that is free to choose.
+
+    Args:
+        token_ids: The tokens.
+        after_forced: Whether a token is forced after a prompt of one token (see
+            `ForcedFirst`): there the second step is the first free one.
+
+    Call arguments:
+        logits: Float (..., V).
+        ids: Int (..., S).
+        step: Int scalar.
+
+    Returns:
+        Float (..., V).
+    """
+
+    token_ids: tuple
+    after_forced: bool = False
 
     def __call__(self, logits, ids, step):
-        at_step = ops.convert_to_tensor(self.at_step, "int32")
-        is_now = (at_step == -1) | (at_step == step)
+        n_forced = 0
+        if self.after_forced:
+            n_forced = ops.cast(_lengths(ids)[..., None] - step == 1, "int32")
         suppressed = _is_among(self.token_ids, logits)
-        return ops.where(is_now & suppressed, -math.inf, logits)
+        return ops.where((step == n_forced) & suppressed, -math.inf, logits)
 
 
 @dataclasses.dataclass(frozen=True)
