@@ -46,8 +46,10 @@ def test_texts_are_scored_through_a_tokenizer(model):
         def __call__(self, texts):
             return {"input_ids": [[int(word) for word in t.split()] for t in texts]}
 
-    texts = model.score(["5 17 3", "41 2"], tokenizer=Words())
-    ids = model.score([[5, 17, 3], [41, 2]])
+    rows = [[5, 17, 3], list(range(40))]
+    texts = [" ".join(map(str, row)) for row in rows]
+    texts = model.score(texts, tokenizer=Words())
+    ids = model.score(rows)
     assert texts.perplexity == ids.perplexity
 
 

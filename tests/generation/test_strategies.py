@@ -23,9 +23,21 @@ STRATEGIES = {
     },
     "guided": {"guidance_scale": 1.5},
 }
+# Each takes an XLA compilation: the plain run has one of each file.
+QUICK = ("beams", "contrastive", "lookup", "guided")
 
 
-@pytest.mark.parametrize("options", STRATEGIES.values(), ids=STRATEGIES)
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(
+            options,
+            id=name,
+            marks=[pytest.mark.slow] if name not in QUICK else [],
+        )
+        for name, options in STRATEGIES.items()
+    ],
+)
 def test_rows_get_what_they_get_alone_compiled_or_not(model, options):
     options = {"max_new_tokens": 10, "pad_token_id": 0, **options}
     width = padded("left")["input_ids"].shape[1]
