@@ -92,7 +92,13 @@ def test_a_folder_without_a_usable_model_is_named(tmp_path, capsys):
 def test_info_prints_sizes_parameters_and_files(capsys):
     assert main(["info", "mini"]) == 0
     printed = capsys.readouterr().out
-    for text in ("n_layer", "6,966,784", "8,192 entries", "model.safetensors", "float16"):
+    for text in (
+        "n_layer",
+        "6,966,784",
+        "8,192 entries",
+        "model.safetensors",
+        "float16",
+    ):
         assert text in printed
 
 
