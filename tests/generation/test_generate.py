@@ -27,12 +27,11 @@ def test_greedy_ids_are_those_of_repeated_full_passes(model, greedy_by_hand, jit
     assert ids[0].numpy().tolist() == prompt + greedy_by_hand(prompt, 20)
 
 
-@MODES
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("sampling", [{}, {"do_sample": True, "top_k": 0, "seed": 3}])
-def test_rows_of_a_padded_batch_get_what_they_get_alone(model, side, sampling, jit):
+def test_rows_of_a_padded_batch_get_what_they_get_alone(model, side, sampling):
     batch = padded(side)
-    options = {"max_new_tokens": 12, "jit_compile": jit, **sampling}
+    options = {"max_new_tokens": 12, "jit_compile": False, **sampling}
     ids = model.generate(batch, **options).numpy()
     width = batch["input_ids"].shape[1]
     np.testing.assert_array_equal(ids[:, :width], batch["input_ids"])
