@@ -23,6 +23,9 @@ _HOME = {
     "OpenAIGPTTokenizer": "tf_gpt.tokenization.tokenizer",
     "OpenAIGPTTokenizerFast": "tf_gpt.tokenization.fast",
     "SequenceClassifierOutput": "tf_gpt.outputs",
+    "TextIteratorStreamer": "tf_gpt.generation.streamers",
+    "TextStreamer": "tf_gpt.generation.streamers",
+    "add_tokens_for": "tf_gpt.tokenization.task_tokens",
 }
 
 _SUBPACKAGES = {"checkpoints", "generation", "layers", "models", "tokenization"}
