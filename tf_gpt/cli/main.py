@@ -10,7 +10,7 @@ import importlib
 import os
 import sys
 
-COMMANDS = ("generate", "info", "convert", "tokenize")
+COMMANDS = ("generate", "score", "info", "convert", "tokenize")
 
 
 def build_parser():
