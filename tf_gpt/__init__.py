@@ -1,10 +1,14 @@
 """OpenAI GPT (GPT-1) for TensorFlow and Keras 3.
 
 The public names below are imported when they are first touched, so that
-`import tf_gpt` answers at once.
+`import tf_gpt` answers at once. With the environment variable
+TF_GPT_COMPILE_CACHE, compiled functions are kept in the folder that it names
+(`tf_gpt.generation.compile_cache`), if TensorFlow is imported later.
 """
 
 import importlib
+import os
+import sys
 
 __version__ = "0.1.0"
 
@@ -38,6 +42,11 @@ _ALIASES = {
 }
 
 __all__ = sorted([*_HOME, *_ALIASES])
+
+
+if os.environ.get("TF_GPT_COMPILE_CACHE") and "tensorflow" not in sys.modules:
+    # TensorFlow reads its flags once, when it is imported.
+    importlib.import_module("tf_gpt.generation.compile_cache").use_compile_cache()
 
 
 def __getattr__(name):

@@ -13,7 +13,12 @@ the machine hits all of them. Figures are medians.
 
 The share of the limit is `bytes of the weights x tokens per second / bandwidth`
 at batch 1: each token reads every weight once. The bandwidth is measured between
-the repetitions by dot products of large arrays, one thread a core.
+the repetitions, as the best of several passes over large arrays, one thread a
+core.
+
+With --more, further tables of this library alone: beams beside a batch of as many
+rows, prompt lookup beside plain greedy decoding, and where the time of a first call
+goes, without and with the persistent compile cache.
 """
 
 import argparse
@@ -55,10 +60,49 @@ def make_tf_gpt():
 
     model = OpenAIGPTLMHeadModel(OpenAIGPTConfig())
 
-    def generate(ids, n_new):
-        return model.generate(ids, max_new_tokens=n_new).numpy()
+    def generate(ids, n_new, **options):
+        return model.generate(ids, max_new_tokens=n_new, **options).numpy()
 
     return generate, 4 * model.count_params()
+
+
+def make_tf_gpt_mini():
+    """The bundled model, for texts that real weights continue."""
+    sys.path.insert(0, str(ROOT))
+    from tf_gpt import OpenAIGPTLMHeadModel, OpenAIGPTTokenizer
+
+    model = OpenAIGPTLMHeadModel.from_pretrained("mini")
+    tokenizer = OpenAIGPTTokenizer.from_pretrained("mini")
+
+    def generate(text, n_new, **options):
+        ids = tokenizer(text, return_tensors="np")["input_ids"].reshape(1, -1)
+        options = {"max_new_tokens": n_new, "eos_token_id": None, **options}
+        return model.generate(ids, **options).numpy()
+
+    return generate, 4 * model.count_params()
+
+
+def _time_tracing():
+    """Makes `generate` add up the seconds that its functions are traced for."""
+    import tf_gpt.generation.generate as module
+
+    functions, spent = module._functions, [0.0]
+
+    def timed(function):
+        def call(**arguments):
+            start = time.perf_counter()
+            try:
+                return function(**arguments)
+            finally:
+                spent[0] += time.perf_counter() - start
+
+        return call
+
+    def timed_functions(decoder, plan):
+        return {name: timed(f) for name, f in functions(decoder, plan).items()}
+
+    module._functions = timed_functions
+    return spent
 
 
 def make_transformers_gpt1():
@@ -236,6 +280,7 @@ def _write_gguf(path):
 
 MAKERS = {
     "tf_gpt": make_tf_gpt,
+    "tf_gpt-mini": make_tf_gpt_mini,
     "transformers-gpt1": make_transformers_gpt1,
     "transformers-gpt2": make_transformers_gpt2,
     "keras-hub": make_keras_hub,
@@ -251,16 +296,19 @@ def work(name):
     start = time.perf_counter()
     generate, n_bytes = MAKERS[name]()
     load_s = time.perf_counter() - start
+    traced = _time_tracing() if name.startswith("tf_gpt") else [None]
     print(json.dumps({"bytes": n_bytes, "load_s": load_s}), file=answers)
     random = np.random.default_rng(0)
     for line in sys.stdin:
         order = json.loads(line)
-        shape = (order["batch"], order["prompt"])
-        ids = random.integers(10, GPT1_VOCABULARY, shape).astype("int32")
+        ids = order.get("text")
+        if ids is None:
+            shape = (order["batch"], order["prompt"])
+            ids = random.integers(10, GPT1_VOCABULARY, shape).astype("int32")
         start = time.perf_counter()
         try:
-            generate(ids, order["new"])
-            answer = {"seconds": time.perf_counter() - start}
+            generate(ids, order["new"], **order.get("options", {}))
+            answer = {"seconds": time.perf_counter() - start, "traced": traced[0]}
         except NotImplementedError:
             answer = {"seconds": None}
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -270,8 +318,8 @@ def work(name):
 class Contestant:
     """One contestant's process."""
 
-    def __init__(self, name, python):
-        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    def __init__(self, name, python, **variables):
+        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **variables}
         environment["CUDA_VISIBLE_DEVICES"] = "-1"
         self.name = name
         self.process = subprocess.Popen(
@@ -286,13 +334,14 @@ class Contestant:
         self.bytes, self.load_s = loaded["bytes"], loaded["load_s"]
         self.peak, self.first_s = 0, None
 
-    def seconds(self, batch, prompt, new):
-        order = {"batch": batch, "prompt": prompt, "new": new}
+    def seconds(self, batch, prompt, new, **more):
+        order = {"batch": batch, "prompt": prompt, "new": new, **more}
         print(json.dumps(order), file=self.process.stdin, flush=True)
         answer = self._answer()
         self.peak = max(self.peak, answer["peak"])
         if self.first_s is None:
             self.first_s = answer["seconds"]
+            self.traced_s = answer.get("traced")
         return answer["seconds"]
 
     def close(self):
@@ -308,16 +357,14 @@ class Contestant:
 
 
 def bandwidth(n_threads, arrays):
-    """Returns bytes a second that `n_threads` read together."""
-
-    def read(array):
-        return float(array @ array)
-
+    """Returns bytes a second that `n_threads` read together: the best of three."""
+    seconds = []
     with concurrent.futures.ThreadPoolExecutor(n_threads) as pool:
-        start = time.perf_counter()
-        list(pool.map(read, arrays))
-        seconds = time.perf_counter() - start
-    return sum(a.nbytes for a in arrays) / seconds
+        for _ in range(3):
+            start = time.perf_counter()
+            list(pool.map(np.max, arrays))
+            seconds.append(time.perf_counter() - start)
+    return sum(a.nbytes for a in arrays) / min(seconds)
 
 
 def measure(contestants, cases, repetitions, log):
@@ -362,6 +409,9 @@ def main():
         action="store_true",
         help="also how cost grows with batch (to 32) and context (to 512)",
     )
+    parser.add_argument(
+        "--more", action="store_true", help="also beams, prompt lookup, first calls"
+    )
     parser.add_argument("--out", type=pathlib.Path, help="write the Markdown here too")
     parser.add_argument("--plot", type=pathlib.Path, help="PNG of the growth")
     arguments = parser.parse_args()
@@ -382,8 +432,12 @@ def main():
     text = table(contestants, cases, medians, bandwidths)
     if arguments.growth:
         text += growth(contestants[0], arguments, log)
+    if arguments.more:
+        text += beams(contestants[0], arguments, log)
     for contestant in contestants:
         contestant.close()
+    if arguments.more:
+        text += lookup(arguments, log) + first_calls(arguments, log)
     print(text)
     if arguments.out:
         arguments.out.write_text(text, encoding="utf-8")
@@ -460,6 +514,122 @@ def growth(contestant, arguments, log):
         _row(["---"] * (len(by_context) + 1)),
         _row(["ms a token", *(f"{1000 * s:.1f}" for s in by_context.values())]),
     ]
+    return "\n".join(lines) + "\n"
+
+
+def beams(contestant, arguments, log):
+    """Returns the Markdown of four beams beside a batch of four."""
+    case = (arguments.prompt, arguments.new)
+    kinds = {
+        "batch of 4": (4, *case, {}),
+        "4 beams": (1, *case, {"num_beams": 4}),
+        "4 beams, batch of 4": (4, *case, {"num_beams": 4}),
+        "batch of 16": (16, *case, {}),
+    }
+    medians = _medians(contestant, kinds, arguments.repetitions, log)
+    four, sixteen = medians["batch of 4"], medians["batch of 16"]
+    ratios = {
+        "batch of 4": four,
+        "4 beams": four,
+        "4 beams, batch of 4": sixteen,
+        "batch of 16": sixteen,
+    }
+    lines = ["", _row(["", "seconds", "beside as many rows"]), _row(["---"] * 3)]
+    lines += [
+        _row([name, f"{seconds:.2f}", f"{seconds / ratios[name]:.2f} x"])
+        for name, seconds in medians.items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+# Texts that repeat themselves; the bundled model goes on with them.
+REPEATING = {
+    "table": "| tom | dog | red | \n | lily | cat | blue | \n " * 5,
+    "list": "".join(
+        f"the {a} said to the fox, come here. " for a in ("cat", "dog") * 5
+    ),
+    "story": "once upon a time, there was a king who had a daughter. " * 4,
+    "no repetition": "the old man went down to the sea in the morning, and",
+}
+
+
+def lookup(arguments, log):
+    """Returns the Markdown of prompt lookup beside plain greedy decoding."""
+    contestant = Contestant("tf_gpt-mini", sys.executable)
+    guessing = {"prompt_lookup_num_tokens": 8}
+    lines = [
+        "",
+        _row(["greedy, `mini`, tokens/s", "plain", "prompt lookup", "ratio"]),
+        _row(["---"] * 4),
+    ]
+    for name, text in REPEATING.items():
+        kinds = {
+            "plain": (1, 0, arguments.new, {}, text),
+            "lookup": (1, 0, arguments.new, guessing, text),
+        }
+        medians = _medians(contestant, kinds, arguments.repetitions, log)
+        lines.append(_lookup_row(name, medians, arguments.new))
+    contestant.close()
+    # At full size a step's cost is reading the weights. The text of random weights
+    # soon goes round in a circle: the most that guessing can gain.
+    contestant = Contestant("tf_gpt", sys.executable)
+    kinds = {
+        "plain": (1, arguments.prompt, arguments.new, {}),
+        "lookup": (1, arguments.prompt, arguments.new, guessing),
+    }
+    medians = _medians(contestant, kinds, arguments.repetitions, log)
+    lines.append(_lookup_row("full size, going round", medians, arguments.new))
+    contestant.close()
+    return "\n".join(lines) + "\n"
+
+
+def _lookup_row(name, medians, new):
+    plain, guessed = (new / medians[kind] for kind in ("plain", "lookup"))
+    return _row([name, f"{plain:.0f}", f"{guessed:.0f}", f"{guessed / plain:.2f} x"])
+
+
+def _medians(contestant, kinds, repetitions, log):
+    """Returns the median seconds of each kind of call, interleaved."""
+
+    def run(batch, prompt, new, options, text=None):
+        more = (
+            {"options": options} if text is None else dict(options=options, text=text)
+        )
+        return contestant.seconds(batch, prompt, new, **more)
+
+    seconds = {name: [] for name in kinds}
+    for repetition in range(-1, repetitions):
+        for name, kind in kinds.items():
+            taken = run(*kind)
+            log(f"{repetition} {contestant.name} {name} {taken}")
+            if repetition >= 0:  # the first call compiles
+                seconds[name].append(taken)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def first_calls(arguments, log):
+    """Returns the Markdown of a cold process's first call, and its parts."""
+    lines = [
+        "",
+        _row(["first call, s", "import and build", "trace", "XLA", "run", "in all"]),
+        _row(["---"] * 6),
+    ]
+    case = (1, arguments.prompt, arguments.new)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, variables in (
+            ("cold", {}),
+            ("fills the compile cache", {"TF_GPT_COMPILE_CACHE": folder}),
+            ("from the compile cache", {"TF_GPT_COMPILE_CACHE": folder}),
+        ):
+            contestant = Contestant("tf_gpt", sys.executable, **variables)
+            first = contestant.seconds(*case)
+            run = contestant.seconds(*case)
+            log(f"first call, {name}: {first}, then {run}")
+            traced = contestant.traced_s
+            parts = [contestant.load_s, traced, first - run - traced, run]
+            cells = [f"{s:.1f}" for s in [*parts, sum(parts)]]
+            lines.append(_row([name, *cells]))
+            contestant.close()
     return "\n".join(lines) + "\n"
 
 

@@ -1,3 +1,5 @@
+import os
+import subprocess
 import sys
 
 import pytest
@@ -8,7 +10,8 @@ from tf_gpt.generation.compile_cache import use_compile_cache
 def test_the_folder_reaches_tensorflow_through_its_flags(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
     monkeypatch.setenv("TF_XLA_FLAGS", "--tf_xla_auto_jit=0")
-    assert use_compile_cache(tmp_path / "new")
+    assert use_compile_cache(tmp_path / "old")
+    assert use_compile_cache(tmp_path / "new")  # in its place
     flags = sys.modules["os"].environ["TF_XLA_FLAGS"].split()
     assert flags[0] == "--tf_xla_auto_jit=0"
     assert flags[1] == f"--tf_xla_persistent_cache_directory={tmp_path / 'new'}"
@@ -31,3 +34,20 @@ def test_it_is_too_late_once_tensorflow_is_imported(tmp_path):
 
     with pytest.raises(RuntimeError, match=r"before TensorFlow.*cache"):
         use_compile_cache(tmp_path / "cache")
+
+
+def test_the_variable_is_enough_and_a_second_process_finds_the_functions(tmp_path):
+    program = (
+        "import numpy as np, tf_gpt\n"
+        "config = tf_gpt.OpenAIGPTConfig(vocab_size=11, n_positions=64, n_embd=8, "
+        "n_layer=1, n_head=1)\n"
+        "model = tf_gpt.OpenAIGPTLMHeadModel(config)\n"
+        "model.generate(np.array([[1, 2]]), max_new_tokens=3)\n"
+    )
+    environment = {**os.environ, "TF_GPT_COMPILE_CACHE": str(tmp_path / "cache")}
+    kept = []
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+        kept.append(sorted((tmp_path / "cache").iterdir()))
+    assert len(kept[0]) == 1
+    assert kept[0] == kept[1]

@@ -1,7 +1,12 @@
 import numpy as np
 import pytest
 
-from tf_gpt.generation.generate import count_traces
+from tf_gpt.generation.generate import (
+    PROMPT_BUCKETS,
+    SLOT_BUCKETS,
+    bucket,
+    count_traces,
+)
 from tf_gpt.generation.streamers import TextStreamer
 
 MODES = pytest.mark.parametrize("jit", [False, True], ids=["graph", "xla"])
@@ -138,6 +143,38 @@ def test_new_lengths_and_numbers_compile_nothing(model):
                 eos_token_id=52 - i,
             )
     assert count_traces(model._decoder.compiled) <= 2
+
+
+def test_fifty_calls_trace_once_for_each_strategy_bucket_and_batch_size(model):
+    """One function at most for each (strategy, prompt bucket, slots, batch)."""
+    random = np.random.default_rng(0)
+    model._decoder.compiled.clear()
+    wanted = set()
+    for call in range(50):
+        batch_size, length = (1, 2)[call % 2], int(random.integers(1, 40))
+        n_new = int(random.integers(1, 25))
+        strategy = call % 3
+        options = [
+            {"repetition_penalty": float(random.uniform(0.8, 1.5))},
+            {
+                "do_sample": True,
+                "seed": call,
+                "temperature": float(random.uniform(0.5, 1.5)),
+                "top_k": int(random.integers(0, 50)),
+                "top_p": float(random.uniform(0.5, 1)),
+            },
+            {
+                "num_beams": 2,
+                "length_penalty": float(random.uniform(0, 2)),
+                "eos_token_id": int(random.integers(0, 53)),
+            },
+        ][strategy]
+        ids = random.integers(0, 53, (batch_size, length))
+        model.generate(ids, max_new_tokens=n_new, jit_compile=False, **options)
+        n_prompt = bucket(length, PROMPT_BUCKETS)
+        n_slots = bucket(n_prompt + n_new, SLOT_BUCKETS)
+        wanted.add((strategy, n_prompt, n_slots, batch_size))
+    assert count_traces(model._decoder.compiled) == len(wanted)
 
 
 def test_neutral_numbers_share_the_sampling_function(model):

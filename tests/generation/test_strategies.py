@@ -22,6 +22,14 @@ STRATEGIES = {
         "temperature": 0.4,
     },
     "guided": {"guidance_scale": 1.5},
+    "assisted": {"assistant_model": True, "num_assistant_tokens": 3},
+    "sampled assisted": {
+        "assistant_model": True,
+        "num_assistant_tokens": 3,
+        "do_sample": True,
+        "seed": 5,
+    },
+    "sampling": {"do_sample": True, "seed": 5, "top_p": 0.8, "temperature": 0.7},
 }
 # Each takes an XLA compilation: the plain run has one of each file.
 QUICK = ("beams", "contrastive", "lookup", "guided")
@@ -38,8 +46,10 @@ QUICK = ("beams", "contrastive", "lookup", "guided")
         for name, options in STRATEGIES.items()
     ],
 )
-def test_rows_get_what_they_get_alone_compiled_or_not(model, options):
+def test_rows_get_what_they_get_alone_compiled_or_not(model, other_model, options):
     options = {"max_new_tokens": 10, "pad_token_id": 0, **options}
+    if "assistant_model" in options:
+        options["assistant_model"] = other_model
     width = padded("left")["input_ids"].shape[1]
     runs = [
         model.generate(padded(side), jit_compile=jit, **options).numpy()[:, width:]

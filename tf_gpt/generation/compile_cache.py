@@ -4,7 +4,7 @@ import os
 import pathlib
 import sys
 
-# Names the folder, for programs that call `use_compile_cache()`.
+# Names the folder; `import tf_gpt` looks at it.
 VARIABLE = "TF_GPT_COMPILE_CACHE"
 
 
@@ -35,11 +35,10 @@ def use_compile_cache(directory=None):
             "use_compile_cache must be called before TensorFlow is imported. "
             f"Received: directory={str(directory)!r}, afterwards."
         )
+    flag = "--tf_xla_persistent_cache_directory="
     directory = pathlib.Path(directory).expanduser().absolute()
     directory.mkdir(parents=True, exist_ok=True)
-    flags = [
-        os.environ.get("TF_XLA_FLAGS", ""),
-        f"--tf_xla_persistent_cache_directory={directory}",
-    ]
-    os.environ["TF_XLA_FLAGS"] = " ".join(filter(None, flags))
+    flags = os.environ.get("TF_XLA_FLAGS", "").split()
+    flags = [other for other in flags if not other.startswith(flag)]
+    os.environ["TF_XLA_FLAGS"] = " ".join([*flags, f"{flag}{directory}"])
     return True

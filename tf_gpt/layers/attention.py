@@ -5,6 +5,7 @@ Dimension key, used for every shape in this package:
   D head size   C hidden size (H * D)     V vocabulary
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import keras
@@ -45,20 +46,63 @@ def write_slots(slots, new, index):
         new: (B, H, T, D), of the same dtype.
         index: Int scalar; `index + T <= S`.
 
-    A one-token write chooses by comparison, which every runtime has; TensorFlow
-    compiles `slice_update` by XLA alone, and TF Serving refuses that.
+    A one-token write is a scatter, which every runtime has; TensorFlow compiles
+    `slice_update` by XLA alone, and TF Serving refuses that.
     """
     n_slots, n_new = slots.shape[2], new.shape[2]
     if n_new == n_slots:
         return new
     if n_new == 1:
-        is_target = ops.arange(n_slots)[:, None] == index  # (S, 1)
-        return ops.where(is_target, new, slots)
+        batch, n_head, _, size = ops.shape(slots)
+        rows = ops.reshape(slots, (batch * n_head * n_slots, size))
+        targets = ops.arange(batch * n_head) * n_slots + index  # (B * H,)
+        new = ops.reshape(new, (batch * n_head, size))
+        rows = ops.scatter_update(rows, targets[:, None], new)
+        return ops.reshape(rows, (batch, n_head, n_slots, size))
     # Every slot looks up the token that it would take; most take none.
     source = ops.arange(n_slots) - index  # (S,)
     shifted = ops.take(new, ops.clip(source, 0, ops.shape(new)[2] - 1), axis=2)
     is_target = (source >= 0) & (source < ops.shape(new)[2])
     return ops.where(is_target[:, None], shifted, slots)
+
+
+def _scores(query, key):
+    """Returns the scaled products (B, H, T, S) of queries and keys."""
+    return ops.einsum("bhtd,bhsd->bhts", query, key) / query.shape[-1] ** 0.5
+
+
+def _attend_newest(query, key, value, visible, cache, index, to_weights):
+    """Attends from one token, which reads the cache as it was, and itself beside.
+
+    Written first and then read, XLA would copy the caches at each token; so it
+    writes in place, and a token costs little more with a long past than with a
+    short one.
+
+    Args:
+        query, key, value: (B, H, 1, D).
+        visible: Bool, broadcastable to (B, H, 1, S).
+        cache: `KVCache` of S slots.
+        index: Int scalar, the token's slot.
+        to_weights: (scores, visible) -> attention weights.
+
+    Returns:
+        `(y, cache, weights)`: (B, H, 1, D), the cache with the token in it, and
+        (B, H, 1, S).
+    """
+    is_new = ops.arange(cache.keys.shape[2]) == index  # (S,)
+    scores = [_scores(query, cache.keys), _scores(query, key)]
+    may_read = [visible & ~is_new, ops.any(visible & is_new, axis=-1, keepdims=True)]
+    weights = to_weights(
+        ops.concatenate(scores, axis=-1), ops.concatenate(may_read, axis=-1)
+    )  # (B, H, 1, S + 1)
+    past, own = weights[..., :-1], weights[..., -1:]
+    y = ops.einsum("bhts,bhsd->bhtd", past, cache.values) + own * value
+    # Adding nothing of `y` puts the writing after the reading.
+    cache = KVCache(
+        keys=write_slots(cache.keys, key + 0 * y, index),
+        values=write_slots(cache.values, value + 0 * y, index),
+    )
+    return y, cache, ops.where(is_new, own, past)
 
 
 @keras.saving.register_keras_serializable(package="tf_gpt")
@@ -137,26 +181,24 @@ class CausalSelfAttention(keras.layers.Layer):
             self._split_heads(part)  # (B, T, C) -> (B, H, T, D)
             for part in ops.split(self.c_attn(x), 3, axis=-1)
         ]
-        if cache:
-            cache = KVCache(
-                keys=write_slots(cache.keys, key, cache_index),
-                values=write_slots(cache.values, value, cache_index),
+        to_weights = functools.partial(
+            self._weights, head_mask=head_mask, training=training
+        )
+        if cache and x.shape[1] == 1:
+            y, cache, weights = _attend_newest(
+                query, key, value, visible, cache, cache_index, to_weights
             )
-            key, value = cache  # (B, H, S, D)
-
-        scores = ops.einsum("bhtd,bhsd->bhts", query, key)
-        scores = scores / query.shape[-1] ** 0.5
-        # Softmax in float32 whatever the policy: bfloat16 sums lose tokens.
-        scores = ops.cast(scores, "float32")
-        scores = ops.where(visible, scores, MASKED_SCORE)
-        weights = ops.cast(ops.softmax(scores, axis=-1), value.dtype)
-        weights = self.attn_dropout(weights, training=training)
-        if not isinstance(head_mask, tuple):
-            weights = weights * ops.cast(head_mask, weights.dtype)
-
-        y = self._merge_heads(ops.einsum("bhts,bhsd->bhtd", weights, value))
-        y = self.resid_dropout(self.c_proj(y), training=training)
-        return y, cache, weights
+        else:
+            if cache:
+                cache = KVCache(
+                    keys=write_slots(cache.keys, key, cache_index),
+                    values=write_slots(cache.values, value, cache_index),
+                )
+                key, value = cache  # (B, H, S, D)
+            weights = to_weights(_scores(query, key), visible)
+            y = ops.einsum("bhts,bhsd->bhtd", weights, value)
+        y = self.c_proj(self._merge_heads(y))
+        return self.resid_dropout(y, training=training), cache, weights
 
     def get_config(self):
         return {
@@ -167,6 +209,16 @@ class CausalSelfAttention(keras.layers.Layer):
             "initializer_range": self.initializer_range,
             "head_size": self.head_size,
         }
+
+    def _weights(self, scores, visible, head_mask, training):
+        """Returns what each query reads of each key, for scores (B, H, T, S)."""
+        # Softmax in float32 whatever the policy: bfloat16 sums lose tokens.
+        scores = ops.where(visible, ops.cast(scores, "float32"), MASKED_SCORE)
+        weights = ops.cast(ops.softmax(scores, axis=-1), self.compute_dtype)
+        weights = self.attn_dropout(weights, training=training)
+        if not isinstance(head_mask, tuple):
+            weights = weights * ops.cast(head_mask, weights.dtype)
+        return weights
 
     def _projection(self, units, name):
         return Projection(

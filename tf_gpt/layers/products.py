@@ -5,8 +5,13 @@ one thread, at half of what the memory gives. Written as a batched product it
 runs on every thread. From two rows on the ordinary product is threaded.
 """
 
+import math
+
 import keras
 from keras import ops
+
+# The most rows that count as few: batches of one token each.
+FEW_ROWS = 64
 
 # How many pieces a one-row product is cut into; more than enough for the cores
 # of a small machine, and few enough that a piece is long.
@@ -17,6 +22,12 @@ def has_one_row(x):
     """Returns whether x (..., K), of static shape, is one row."""
     rows = x.shape[:-1]
     return all(size == 1 for size in rows)
+
+
+def _has_few_rows(x):
+    """Returns whether x (..., K), of static shape, is a batch's newest tokens."""
+    rows = x.shape[:-1]
+    return None not in rows and 1 < math.prod(rows) <= FEW_ROWS
 
 
 def one_row_product(x, kernel):
@@ -52,6 +63,12 @@ def tied_logits(hidden, table):
     """
     vocab_size, n_embd = table.shape
     pieces = _largest_divisor(vocab_size, N_PIECES)
+    if _has_few_rows(hidden):
+        # The table on the left is read as it lies; on the right it is packed
+        # anew for each product, at twice the time.
+        rows = ops.reshape(hidden, (-1, n_embd))
+        scores = ops.transpose(ops.matmul(table, ops.transpose(rows)))
+        return ops.reshape(scores, (*hidden.shape[:-1], vocab_size))
     if pieces == 1 or not has_one_row(hidden):
         return ops.matmul(hidden, ops.transpose(table))
     # Here the pieces are rows of the table: each gives its own tokens' scores.
