@@ -51,10 +51,14 @@ def test_every_program_runs(program, original, tmp_path, monkeypatch):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_runs(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    for name in ("prompts.txt", "stories.txt"):
+        (tmp_path / name).write_text("Once upon a time\nThe king had a fox\n")
     arguments = shlex.split(command)[1:]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
-    if arguments[0] == "generate":
+    if "--prompts" in arguments:
+        assert len((tmp_path / "texts.jsonl").read_text().splitlines()) == 2
+    elif arguments[0] == "generate":
         assert printed.lower().startswith(arguments[1].lower())
         assert len(printed.split()) > len(arguments[1].split())
 
