@@ -187,5 +187,5 @@ def _as_array(name, value) -> Any:
 def _to_numpy(value):
     try:
         return np.asarray(value)
-    except Exception:  # a tensor that is not on the host
+    except (TypeError, ValueError, RuntimeError):  # a tensor not on the host
         return ops.convert_to_numpy(value)
