@@ -86,10 +86,22 @@ def _largest_divisor(size, limit):
 
 @keras.saving.register_keras_serializable(package="tf_gpt")
 class Projection(keras.layers.Dense):
-    """`keras.layers.Dense` that reads its kernel at memory speed for one row."""
+    """`keras.layers.Dense` that reads its kernel at memory speed for one row.
+
+    With LoRA enabled it multiplies by the kernel and by the two small matrices;
+    Keras adds the three first, and so needs the whole kernel's gradient.
+    """
 
     def call(self, inputs, training=None):
-        if not has_one_row(inputs) or self.quantization_mode is not None:
+        if self.quantization_mode is not None:
             return super().call(inputs, training=training)
-        y = one_row_product(inputs, ops.convert_to_tensor(self.kernel))
+        kernel = ops.convert_to_tensor(self._kernel)
+        if has_one_row(inputs):
+            y = one_row_product(inputs, kernel)
+        else:
+            y = ops.matmul(inputs, kernel)
+        if self.lora_enabled:
+            small = ops.matmul(inputs, self.lora_kernel_a)
+            small = ops.matmul(small, self.lora_kernel_b)
+            y = y + self.lora_alpha / self.lora_rank * small
         return y + self.bias if self.use_bias else y
