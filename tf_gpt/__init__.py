@@ -32,7 +32,14 @@ _HOME = {
     "add_tokens_for": "tf_gpt.tokenization.task_tokens",
 }
 
-_SUBPACKAGES = {"checkpoints", "generation", "layers", "models", "tokenization"}
+_SUBPACKAGES = {
+    "checkpoints",
+    "finetuning",
+    "generation",
+    "layers",
+    "models",
+    "tokenization",
+}
 
 # Models and outputs under the names TensorFlow users know.
 _ALIASES = {

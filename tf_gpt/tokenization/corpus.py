@@ -16,6 +16,8 @@ import lzma
 import multiprocessing
 import os
 import pathlib
+import zlib
+from typing import NamedTuple
 
 import numpy as np
 
@@ -71,14 +73,8 @@ def tokenize_file(
             `output_dir` holds the shards of another run.
         OSError: If the file cannot be read.
     """
-    for name, value, choices in (
-        ("file_format", file_format, FORMATS),
-        ("documents", documents, DOCUMENTS),
-    ):
-        if value not in choices:
-            raise TokenizerError(
-                f"`{name}` must be one of {', '.join(choices)}. Received: {value!r}."
-            )
+    check_choice("file_format", file_format, FORMATS)
+    check_choice("documents", documents, DOCUMENTS)
     for name, value in (("shard_bytes", shard_bytes), ("num_workers", num_workers)):
         if value is not None and value < 1:
             raise TokenizerError(f"`{name}` must be 1 or more. Received: {value!r}.")
@@ -159,6 +155,100 @@ def load_shards(directory):
     ]
 
 
+class Text(NamedTuple):
+    """A line, or a document, of a text file.
+
+    Entries:
+        text: Without the line break at its end.
+        line: The number of its (first) line, from 1.
+        n_bytes: Its size in bytes, uncompressed, with its line breaks.
+        position: Bytes of the file that have been read so far.
+    """
+
+    text: str
+    line: int
+    n_bytes: int
+    position: int
+
+
+def read_lines(path):
+    """Yields each line of a UTF-8 file, plain or compressed, as a `Text`.
+
+    Args:
+        path: The file; .gz, .xz and .bz2 are unpacked.
+
+    Raises:
+        TokenizerError: If a line is not UTF-8, or the packing is damaged.
+        OSError: If the file cannot be read.
+    """
+    opener = _OPENERS.get(pathlib.Path(path).suffix)
+    with open(path, "rb") as raw:
+        number = 0
+        try:
+            for number, line in enumerate(opener(raw) if opener else raw, 1):
+                # Not rstrip(): it would take other white space too.
+                text = line.decode("utf-8").removesuffix("\n").removesuffix("\r")
+                yield Text(text, number, len(line), raw.tell())
+        except UnicodeDecodeError as error:
+            raise TokenizerError(
+                f"A text file must be UTF-8. Received: line {number} of "
+                f"{str(path)!r}: {error}."
+            ) from error
+        except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+            # An error of the system has a number; one of the packing has none.
+            if getattr(error, "errno", None) is not None:
+                raise
+            raise TokenizerError(
+                f"A compressed file must be whole. Received: {str(path)!r}, damaged "
+                f"after line {number}: {error}."
+            ) from error
+
+
+def read_documents(path, documents="lines"):
+    """Yields each document of a UTF-8 file, plain or compressed, as a `Text`.
+
+    Args:
+        path: As for `read_lines`.
+        documents: "lines": each line is a document. "paragraphs": documents
+            stand between empty lines, and their line breaks are kept. Either
+            way there are empty documents where empty lines follow each other.
+
+    Raises:
+        TokenizerError: As `read_lines`, and if `documents` is neither.
+        OSError: If the file cannot be read.
+    """
+    check_choice("documents", documents, DOCUMENTS)
+    if documents == "lines":
+        yield from read_lines(path)
+        return
+    lines = []
+    for line in read_lines(path):
+        lines.append(line)
+        if not line.text.strip():
+            yield _document(lines[:-1], lines)
+            lines = []
+    if lines:
+        yield _document(lines, lines)
+
+
+def _document(lines, read):
+    """Returns the document of some lines; `read` has the empty one after it too."""
+    return Text(
+        text="\n".join(line.text for line in lines),
+        line=read[0].line,
+        n_bytes=sum(line.n_bytes for line in read),
+        position=read[-1].position,
+    )
+
+
+def check_choice(name, value, choices):
+    """Raises TokenizerError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise TokenizerError(
+            f"`{name}` must be one of {', '.join(choices)}. Received: {value!r}."
+        )
+
+
 def _start(output_dir, made_from, overwrite):
     """Returns the index to go on from."""
     if (output_dir / INDEX).exists() and not overwrite:
@@ -179,34 +269,15 @@ def _start(output_dir, made_from, overwrite):
 
 def _batches(path, documents, shard_bytes):
     """Yields (texts of one shard, bytes of the file read so far)."""
-    with open(path, "rb") as raw:
-        opener = _OPENERS.get(path.suffix)
-        stream = opener(raw) if opener else raw
-        texts, lines, size = [], [], 0
-        for number, line in enumerate(stream, 1):
-            try:
-                # Not rstrip(): it would take other white space too.
-                text = line.decode("utf-8").removesuffix("\n").removesuffix("\r")
-            except UnicodeDecodeError as error:
-                raise TokenizerError(
-                    f"A text file must be UTF-8. Received: line {number} of "
-                    f"{str(path)!r}: {error}."
-                ) from error
-            size += len(line)
-            if documents == "lines":
-                texts.append(text)
-            elif text.strip():
-                lines.append(text)
-            else:
-                texts.append("\n".join(lines))
-                lines = []
-            if size >= shard_bytes and not lines:
-                yield texts, raw.tell()
-                texts, size = [], 0
-        if lines:
-            texts.append("\n".join(lines))
-        if texts:
-            yield texts, raw.tell()
+    texts, size = [], 0
+    for document in read_documents(path, documents):
+        texts.append(document.text)
+        size += document.n_bytes
+        if size >= shard_bytes:
+            yield texts, document.position
+            texts, size = [], 0
+    if texts:
+        yield texts, document.position
 
 
 def _write_shard(path, texts, job):
