@@ -121,12 +121,18 @@ class SequenceClassifierOutput(ModelOutput):
     """Output of `OpenAIGPTForSequenceClassification`.
 
     Entries:
-        loss: Float scalar, if labels came in.
+        loss: Float scalar, if labels came in: `task_loss + lm_coef * lm_loss`
+            if both kinds did.
+        task_loss: Float scalar, if `labels` came in beside `lm_labels`.
+        lm_loss: Float scalar, if `lm_labels` came in.
         logits: Float (B, number of labels).
-        hidden_states, attentions: As in `BaseModelOutput`.
+        hidden_states, attentions: As in `BaseModelOutput`; with N sequences a
+            row (B, N, T, C) and (B * N, H, T, S).
     """
 
     loss: object
+    task_loss: object
+    lm_loss: object
     logits: object
     hidden_states: object
     attentions: object

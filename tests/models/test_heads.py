@@ -193,6 +193,112 @@ def test_fit_and_keras_files_work_for_every_head(tiny_config, choices, tmp_path,
     )
 
 
+def last_states(weights, config, rows):
+    return np.array([hidden_states(weights, config, row)[-1] for row in rows])
+
+
+@pytest.mark.parametrize("training", [False, True])
+@JIT
+def test_the_auxiliary_loss_is_openais(tiny_config, ids, randomise, jit, training):
+    """train.py: each row's sum(losses * mask) / sum(mask), then the rows' mean."""
+    rates = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "summary_first_dropout")
+    fields = {"lm_coef": 0.3, **dict.fromkeys(rates, 0.0)}
+    model = randomise(
+        OpenAIGPTForSequenceClassification(config_with(tiny_config, **fields))
+    )
+    weights = weights_of(model)
+    lengths = np.array([9, 4, 6])
+    mask = np.arange(9) < lengths[:, None]
+    states = last_states(weights, tiny_config, ids)
+    log_probs = log_softmax(states[:, :-1] @ weights["tokens_embed/embeddings"].T)
+    losses = -np.take_along_axis(log_probs, ids[:, 1:, None], -1)[..., 0]
+    kept = mask[:, 1:]
+    lm_loss = np.mean(np.sum(losses * kept, 1) / np.sum(kept, 1))
+    assert abs(lm_loss - np.sum(losses * kept) / np.sum(kept)) > 1e-2
+    logits = states[[0, 1, 2], lengths - 1] @ weights["score/kernel"]
+    labels = np.array([1, 0, 1], "int32")
+    task_loss = -log_softmax(logits)[[0, 1, 2], labels].mean()
+
+    batch = {
+        "input_ids": ids,
+        "attention_mask": mask.astype("int32"),
+        "labels": labels,
+        "lm_labels": np.where(mask, ids, -100),
+    }
+    call = tf.function(lambda x: model(x, training=training), jit_compile=jit)
+    out = call(batch)
+    np.testing.assert_allclose(out.task_loss, task_loss, rtol=1e-5)
+    np.testing.assert_allclose(out.lm_loss, lm_loss, rtol=1e-5)
+    np.testing.assert_allclose(out.loss, task_loss + 0.3 * lm_loss, rtol=1e-5)
+
+
+def test_without_its_labels_the_auxiliary_loss_is_not_there(tiny_config, ids):
+    model = OpenAIGPTForSequenceClassification(tiny_config)
+    assert list(model(ids)) == ["logits"]
+    assert list(model(ids, labels=np.array([0, 1, 0]))) == ["loss", "logits"]
+    alone = model(ids, lm_labels=ids)
+    assert list(alone) == ["loss", "lm_loss", "logits"]
+    assert float(alone.loss) == float(alone.lm_loss)
+
+
+@JIT
+def test_the_states_of_a_rows_sequences_are_summed(tiny_config, ids, randomise, jit):
+    config = config_with(tiny_config, num_labels=1, problem_type="regression")
+    model = randomise(OpenAIGPTForSequenceClassification(config))
+    weights = weights_of(model)
+    pairs = np.stack([ids, ids[:, ::-1]], axis=1)  # (3, 2, 9)
+    lengths = np.array([[9, 9], [5, 3], [1, 7]])
+    mask = (np.arange(9) < lengths[..., None]).astype("int32")
+    states = np.array([last_states(weights, config, rows) for rows in pairs])
+    read = np.take_along_axis(states, lengths[..., None, None] - 1, 2)[:, :, 0]
+    want = read.sum(1) @ weights["score/kernel"]  # (3, 1)
+    labels = np.array([0.5, -1.0, 2.0], "float32")
+    batch = {
+        "input_ids": np.where(mask == 1, pairs, 0),
+        "attention_mask": mask,
+        "labels": labels,
+        "lm_labels": np.where(mask == 1, pairs, -100),
+    }
+    out = tf.function(model, jit_compile=jit)(batch)
+    np.testing.assert_allclose(out.logits, want, atol=5e-5)
+    mse = np.mean((want[:, 0] - labels) ** 2)
+    np.testing.assert_allclose(out.task_loss, mse, rtol=1e-4)
+    flat = {name: x.reshape(6, 9) for name, x in batch.items() if name != "labels"}
+    np.testing.assert_allclose(out.lm_loss, model(flat).lm_loss, rtol=1e-5)
+    more = model(batch, output_hidden_states=True, output_attentions=True)
+    assert more.hidden_states[0].shape == (3, 2, 9, 24)
+    assert more.attentions[0].shape == (6, 4, 9, 9)
+
+
+def test_the_scored_states_are_dropped_in_training_alone(tiny_config, ids):
+    rates = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    config = config_with(tiny_config, summary_first_dropout=0.5, **rates)
+    model = OpenAIGPTForSequenceClassification(config)
+    ids = np.repeat(ids[:1], 400, axis=0)
+    plain = model(ids).logits.numpy()
+    assert np.ptp(plain, axis=0).max() < 1e-5
+    draws = model(ids, training=True).logits.numpy()
+    assert draws.std(0).min() > 0.01
+    error = np.abs(draws.mean(0) - plain[0])
+    assert (error < 5 * draws.std(0) / 20).all()
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"lm_labels": np.zeros((3, 8), int)}, r"lm_labels.*\(3, 8\)"),
+        ({"lm_labels": np.full((3, 9), 101)}, r"lm_labels.*\[0, 101\)"),
+        ({"lm_labels": np.zeros((3, 9), "float32")}, "lm_labels.*float32"),
+        ({"attention_mask": np.ones((3, 2, 9), int)}, r"attention_mask.*\(3, 2, 9\)"),
+        ({"input_ids": np.zeros((1, 3, 2, 9), int)}, r"rank 2 or 3.*\(1, 3, 2, 9\)"),
+    ],
+)
+def test_wrong_inputs_of_the_classifier_raise(tiny_config, ids, wrong, message):
+    model = OpenAIGPTForSequenceClassification(tiny_config)
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        model({"input_ids": ids, **wrong})
+
+
 def test_a_base_checkpoint_loads_into_a_fresh_head_and_back(tiny_config, tmp_path):
     from tf_gpt import OpenAIGPTModel
 

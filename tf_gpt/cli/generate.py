@@ -172,7 +172,9 @@ def _check(arguments, options):
             raise ValueError(f"--{flag} must be at least 1. Received: {value}.")
     has_one_answer = not options["do_sample"] and options.get("num_beams", 1) == 1
     if has_one_answer and arguments.num_samples > 1:
-        raise ValueError("Without sampling or beams there is one answer: no samples.")
+        raise ValueError(
+            "Without sampling or beams there is one answer: leave out --num-samples."
+        )
     if arguments.greedy and arguments.sample:
         raise ValueError("--greedy and --sample exclude each other.")
     if arguments.num_assistant_tokens and not arguments.assistant_model:

@@ -10,7 +10,17 @@ import importlib
 import os
 import sys
 
-COMMANDS = ("generate", "score", "info", "convert", "tokenize")
+COMMANDS = (
+    "generate",
+    "score",
+    "finetune",
+    "evaluate",
+    "predict",
+    "pretrain",
+    "info",
+    "convert",
+    "tokenize",
+)
 
 
 def build_parser():

@@ -7,7 +7,7 @@ from tf_gpt.layers.summary import read_positions
 from tf_gpt.models import inputs as call_inputs
 from tf_gpt.models.gpt import OpenAIGPTModel
 from tf_gpt.models.losses import check_labels, cross_entropy
-from tf_gpt.models.pretrained import PreTrained
+from tf_gpt.models.pretrained import PreTrained, Target
 from tf_gpt.outputs import SequenceClassifierOutput
 
 
@@ -19,25 +19,41 @@ class OpenAIGPTForSequenceClassification(PreTrained, keras.Model):
         config: `OpenAIGPTConfig`, or a dict of its fields; `num_labels` L.
         **kwargs: `name`, and `dtype`: a Keras dtype or policy.
 
-    Call arguments: those of `OpenAIGPTModel` (but for the caches), and
+    Call arguments: those of `OpenAIGPTModel` (but for the caches), of the rank
+        given there or with N sequences a row; and
+        input_ids: Int (B, T), or (B, N, T): the hidden states at the last
+            tokens of a row's N sequences are summed before they are scored, as
+            for both orders of two texts that are compared.
+        attention_mask, token_type_ids, position_ids: As `input_ids`.
         labels: What the loss compares with; `config.problem_type` says how, or
             the labels do if it is None:
             "regression" (L = 1): float or int (B,) or (B, L), squared error;
             "single_label_classification" (integers): (B,), cross-entropy;
             "multi_label_classification" (floats): (B, L) of 0 and 1, binary
             cross-entropy.
+        lm_labels: Int, as `input_ids`, for a language model as auxiliary
+            objective: the token ids themselves; -100 is left out. Each sequence
+            counts the same, however long.
+
+    In training, dropout of `config.summary_first_dropout` is applied to the
+    hidden states that are scored.
 
     The last token is the last that `attention_mask` keeps; without a mask the
     last that is not `config.pad_token_id`; without that the last position.
 
     Returns:
-        `SequenceClassifierOutput`.
+        `SequenceClassifierOutput`. With both kinds of labels its loss is
+        `task_loss + config.lm_coef * lm_loss`; with one kind, that loss.
 
     Raises:
         ValueError: As `OpenAIGPTModel`, and if labels do not fit the problem.
 
-    Source: transformers 4.57, OpenAIGPTForSequenceClassification (PyTorch).
+    Source: Radford et al. 2018, sections 3.2 and 3.3; OpenAI,
+        finetune-transformer-lm, train.py, model and clf; transformers 4.57,
+        OpenAIGPTForSequenceClassification (PyTorch).
     """
+
+    TARGETS = (Target("labels", "logits"),)
 
     def __init__(self, config, **kwargs):
         super().__init__(**kwargs)
@@ -55,6 +71,9 @@ class OpenAIGPTForSequenceClassification(PreTrained, keras.Model):
             name="score",
         )
         self.score.build((None, self.config.n_embd))
+        self.dropout = keras.layers.Dropout(
+            self.config.summary_first_dropout, dtype=self.dtype_policy
+        )
         self.built = True
 
     def build(self, input_shape=None):
@@ -69,6 +88,7 @@ class OpenAIGPTForSequenceClassification(PreTrained, keras.Model):
         head_mask=None,
         inputs_embeds=None,
         labels=None,
+        lm_labels=None,
         output_attentions=None,
         output_hidden_states=None,
         return_dict=None,
@@ -82,38 +102,65 @@ class OpenAIGPTForSequenceClassification(PreTrained, keras.Model):
             head_mask=head_mask,
             inputs_embeds=inputs_embeds,
             labels=labels,
+            lm_labels=lm_labels,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             return_dict=return_dict,
         )
-        body = self.run_body(inputs, training)
-        hidden = body.last_hidden_state  # (B, T, C)
+        call_inputs.check(inputs, self.config, ranks=(2, 3))
+        body = self.run_body(call_inputs.without_choices(inputs), training)
+        leading = call_inputs.leading_shape(inputs)  # (B, N) or (B,)
+
+        def by_row(x):  # (B * N, T, C) -> (B, N, T, C)
+            return ops.reshape(x, (*leading, *ops.shape(x)[1:]))
+
+        hidden = by_row(body.last_hidden_state)
         last = read_positions(hidden, self._last_tokens(inputs, hidden))
+        last = self.dropout(last, training=training)
+        if len(leading) == 2:
+            last = ops.sum(last, axis=1)  # (B, N, C) -> (B, C)
         logits = self.score(last)  # (B, L)
-        labels = inputs.get("labels")
+        states = body.hidden_states
         return self.finish(
             SequenceClassifierOutput(
-                loss=None if labels is None else self._own_loss(logits, labels),
+                **self._own_losses(inputs, hidden, logits, training),
                 logits=logits,
-                hidden_states=body.hidden_states,
+                hidden_states=states and tuple(map(by_row, states)),
                 attentions=body.attentions,
             ),
             inputs,
         )
 
     def _last_tokens(self, inputs, hidden):
-        """Returns the position (B,) of each row's last token."""
-        batch_size, length = ops.shape(hidden)[:2]
-        positions = ops.arange(length)[None]  # (1, T)
+        """Returns the position (B,) or (B, N) of each sequence's last token."""
+        *leading, length = ops.shape(hidden)[:-1]
+        positions = ops.arange(length)  # (T,)
         if "attention_mask" in inputs:
             is_token = ops.cast(inputs["attention_mask"], "bool")
         elif self.config.pad_token_id is not None and "input_ids" in inputs:
             is_token = ops.not_equal(inputs["input_ids"], self.config.pad_token_id)
         else:
-            is_token = ops.ones((batch_size, length), "bool")
-        return ops.max(ops.where(is_token, positions, 0), axis=1)
+            is_token = ops.ones((*leading, length), "bool")
+        return ops.max(ops.where(is_token, positions, 0), axis=-1)
 
-    def _own_loss(self, logits, labels):
+    def _own_losses(self, inputs, hidden, logits, training):
+        task_loss = lm_loss = None
+        if "labels" in inputs:
+            task_loss = self._task_loss(logits, inputs["labels"])
+        if "lm_labels" in inputs:
+            labels = inputs["lm_labels"]
+            check_labels("lm_labels", labels, hidden.shape[:-1], self.config.vocab_size)
+            lm_loss = self.transformer.next_token_loss(
+                hidden, labels, per_row=True, training=training
+            )
+        if lm_loss is None:
+            return {"loss": task_loss}
+        if task_loss is None:
+            return {"loss": lm_loss, "lm_loss": lm_loss}
+        loss = task_loss + self.config.lm_coef * lm_loss
+        return {"loss": loss, "task_loss": task_loss, "lm_loss": lm_loss}
+
+    def _task_loss(self, logits, labels):
         n_labels = logits.shape[-1]
         problem = self.config.problem_type
         is_integer = "int" in call_inputs.dtype_name(labels)

@@ -6,8 +6,8 @@ from keras import ops
 from tf_gpt.layers.summary import SequenceSummary
 from tf_gpt.models import inputs as call_inputs
 from tf_gpt.models.gpt import OpenAIGPTModel
-from tf_gpt.models.losses import check_labels, cross_entropy, next_token_loss
-from tf_gpt.models.pretrained import PreTrained
+from tf_gpt.models.losses import check_labels, cross_entropy
+from tf_gpt.models.pretrained import PreTrained, Target
 from tf_gpt.outputs import OpenAIGPTDoubleHeadsModelOutput
 
 
@@ -41,6 +41,11 @@ class OpenAIGPTDoubleHeadsModel(PreTrained, keras.Model):
     Source: Radford et al. 2018, sections 3.2 and 3.3; transformers 4.57,
         OpenAIGPTDoubleHeadsModel (PyTorch).
     """
+
+    TARGETS = (
+        Target("mc_labels", "mc_logits"),
+        Target("labels", "logits", is_next_token=True),
+    )
 
     def __init__(self, config, **kwargs):
         super().__init__(**kwargs)
@@ -96,14 +101,13 @@ class OpenAIGPTDoubleHeadsModel(PreTrained, keras.Model):
             return_dict=return_dict,
         )
         call_inputs.check(inputs, self.config, ranks=(2, 3))
-        body = self.run_body(_without_choices(inputs), training)
-        leading = _leading_shape(inputs)  # (B, N) or (B,)
+        body = self.run_body(call_inputs.without_choices(inputs), training)
+        leading = call_inputs.leading_shape(inputs)  # (B, N) or (B,)
 
         def with_choices(x):  # (B * N, T, C) -> (B, N, T, C)
             return ops.reshape(x, (*leading, *ops.shape(x)[1:]))
 
         hidden = with_choices(body.last_hidden_state)
-        logits = self.transformer.logits(hidden)
         positions = inputs.get("mc_token_ids")
         if positions is not None:
             _check_positions(positions, hidden)
@@ -112,12 +116,13 @@ class OpenAIGPTDoubleHeadsModel(PreTrained, keras.Model):
         )
         has_scores = summaries.shape[-1] == 1
         mc_logits = ops.squeeze(summaries, -1) if has_scores else summaries
-        losses = self._own_losses(inputs, logits, mc_logits, has_scores)
+        losses = self._own_losses(inputs, hidden, mc_logits, has_scores, training)
         states = body.hidden_states
         return self.finish(
             OpenAIGPTDoubleHeadsModelOutput(
                 **losses,
-                logits=logits,
+                # Compiled training reads only the loss, and never makes these.
+                logits=self.transformer.logits(hidden),
                 mc_logits=mc_logits,
                 hidden_states=states and tuple(map(with_choices, states)),
                 attentions=body.attentions,
@@ -125,10 +130,12 @@ class OpenAIGPTDoubleHeadsModel(PreTrained, keras.Model):
             inputs,
         )
 
-    def _own_losses(self, inputs, logits, mc_logits, has_scores):
+    def _own_losses(self, inputs, hidden, mc_logits, has_scores, training):
         losses = {}
         if "labels" in inputs:
-            losses["lm_loss"] = next_token_loss(logits, inputs["labels"])
+            losses["lm_loss"] = self.transformer.next_token_loss(
+                hidden, inputs["labels"], training=training
+            )
         if "mc_labels" in inputs:
             if not has_scores or len(mc_logits.shape) != 2:
                 raise ValueError(
@@ -148,24 +155,6 @@ def _summary_units(config):
     if not config.summary_use_proj:
         return None
     return 1 if config.summary_proj_to_labels else config.n_embd
-
-
-def _leading_shape(inputs):
-    if "input_ids" in inputs:
-        return ops.shape(inputs["input_ids"])[:-1]
-    return ops.shape(inputs["inputs_embeds"])[:-2]
-
-
-def _without_choices(inputs):
-    """Returns the body's inputs with batch and choices as one dimension."""
-    flat = dict(inputs)
-    for name in call_inputs.TENSORS:
-        n_kept = 2 if name == "inputs_embeds" else 1
-        if name in flat and name != "head_mask":
-            shape = ops.shape(flat[name])
-            if len(shape) - n_kept == 2:
-                flat[name] = ops.reshape(flat[name], (-1, *shape[-n_kept:]))
-    return flat
 
 
 def _check_positions(positions, hidden):

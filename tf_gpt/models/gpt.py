@@ -10,6 +10,7 @@ from tf_gpt.layers.block import TransformerBlock
 from tf_gpt.layers.initializers import normal
 from tf_gpt.layers.products import tied_logits
 from tf_gpt.models import inputs as call_inputs
+from tf_gpt.models import losses
 from tf_gpt.models.pretrained import PreTrained, kept_heads
 from tf_gpt.outputs import BaseModelOutput
 
@@ -140,8 +141,36 @@ class OpenAIGPTModel(PreTrained, keras.Model):
 
         The language-model heads are this table again: they have no weights.
         """
-        table = ops.cast(self.tokens_embed.embeddings, hidden.dtype)
-        return tied_logits(hidden, table)
+        return tied_logits(hidden, self._table(hidden.dtype))
+
+    def next_token_loss(self, hidden, labels, per_row=False, training=None):
+        """Returns the language model's loss, without making the scores.
+
+        Args:
+            hidden: Float (..., T, C), this model's `last_hidden_state`.
+            labels: Int (..., T), the token ids themselves; -100 is left out.
+            per_row: Whether each row counts the same, in place of each token.
+            training: Whether gradients will be asked for: then they are
+                computed along with the loss.
+
+        Returns:
+            Float32 scalar.
+
+        Raises:
+            ValueError: If `labels` do not fit.
+        """
+        table = self._table(hidden.dtype)
+        return losses.next_token_loss(
+            hidden,
+            table,
+            labels,
+            per_row=per_row,
+            with_gradients=bool(training),
+            table_is_fixed=not self.tokens_embed.trainable_weights,
+        )
+
+    def _table(self, dtype):
+        return ops.cast(ops.convert_to_tensor(self.tokens_embed.embeddings), dtype)
 
     def _embed(self, inputs, training):
         hidden = inputs.get("inputs_embeds")

@@ -99,6 +99,25 @@ def check(inputs, config, ranks=(2,)):
             )
 
 
+def leading_shape(inputs):
+    """Returns the sizes in front of the sequence: (B, N) of choices, or (B,)."""
+    if "input_ids" in inputs:
+        return ops.shape(inputs["input_ids"])[:-1]
+    return ops.shape(inputs["inputs_embeds"])[:-2]
+
+
+def without_choices(inputs):
+    """Returns the body's inputs with batch and choices as one dimension."""
+    flat = dict(inputs)
+    for name in TENSORS:
+        n_kept = 2 if name == "inputs_embeds" else 1
+        if name in flat and name != "head_mask":
+            shape = ops.shape(flat[name])
+            if len(shape) - n_kept == 2:
+                flat[name] = ops.reshape(flat[name], (-1, *shape[-n_kept:]))
+    return flat
+
+
 def check_ids(name, ids, limit):
     """Raises ValueError unless `ids` are integers in [0, limit), as far as known."""
     if "int" not in dtype_name(ids):

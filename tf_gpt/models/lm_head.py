@@ -10,8 +10,7 @@ from tf_gpt.generation.generate import Decoder, generate
 from tf_gpt.generation.scoring import compute_transition_scores, score
 from tf_gpt.models import inputs as call_inputs
 from tf_gpt.models.gpt import OpenAIGPTModel
-from tf_gpt.models.losses import next_token_loss
-from tf_gpt.models.pretrained import PreTrained
+from tf_gpt.models.pretrained import PreTrained, Target
 from tf_gpt.outputs import CausalLMOutput
 
 
@@ -35,6 +34,8 @@ class OpenAIGPTLMHeadModel(PreTrained, keras.Model):
 
     Source: Radford et al. 2018, section 3.1, equations 1 and 2.
     """
+
+    TARGETS = (Target("labels", "logits", is_next_token=True),)
 
     def __init__(self, config, **kwargs):
         super().__init__(**kwargs)
@@ -85,11 +86,15 @@ class OpenAIGPTLMHeadModel(PreTrained, keras.Model):
         )
         labels = inputs.pop("labels", None)
         body = self.run_body(inputs, training)
-        logits = self.transformer.logits(body.last_hidden_state)
+        hidden = body.last_hidden_state  # (B, T, C)
+        loss = None
+        if labels is not None:
+            loss = self.transformer.next_token_loss(hidden, labels, training=training)
         return self.finish(
             CausalLMOutput(
-                loss=None if labels is None else next_token_loss(logits, labels),
-                logits=logits,
+                loss=loss,
+                # Compiled training reads only the loss, and never makes these.
+                logits=self.transformer.logits(hidden),
                 hidden_states=body.hidden_states,
                 attentions=body.attentions,
             ),

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import pathlib
 import tempfile
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -16,7 +17,8 @@ from tf_gpt.checkpoints.readers import read_config
 from tf_gpt.checkpoints.writers import save_safetensors
 from tf_gpt.config import OpenAIGPTConfig
 from tf_gpt.layers.initializers import initialised_by
-from tf_gpt.models.inputs import OPTIONS, TENSORS
+from tf_gpt.models.inputs import OPTIONS, TENSORS, dtype_name
+from tf_gpt.models.losses import IGNORED_LABEL
 
 # Of the mixin's own options, those that say where files come from.
 _HUB_OPTIONS = (
@@ -29,11 +31,41 @@ _HUB_OPTIONS = (
 )
 
 
+class Target(NamedTuple):
+    """Names of labels among the inputs, and of the output that predicts them."""
+
+    labels: str
+    scores: str
+    is_next_token: bool = False
+
+    def read(self, labels, scores):
+        """Returns labels, scores and weights, one for each prediction.
+
+        Labels that are classes, (N,) for scores (N, K), get weights (N,): 0 where
+        the label is left out. For any others the weights are None.
+        """
+        labels = ops.convert_to_tensor(labels)
+        is_class = len(labels.shape) == len(scores.shape) - 1 and (
+            "int" in dtype_name(labels)
+        )
+        if not is_class:
+            return labels, scores, None
+        if self.is_next_token:
+            labels, scores = labels[..., 1:], scores[..., :-1, :]
+            labels = ops.reshape(labels, (-1,))
+            scores = ops.reshape(scores, (-1, scores.shape[-1]))
+        kept = ops.not_equal(labels, IGNORED_LABEL)
+        return ops.where(kept, labels, 0), scores, ops.cast(kept, "float32")
+
+
 class PreTrained:
     """Mixed into every model class, in front of `keras.Model`.
 
     A class using it has a `config`, and a body: `self.transformer`, or itself.
     """
+
+    # What metrics compare, beside the model's own loss; the main task first.
+    TARGETS = ()
 
     @classmethod
     def from_pretrained(
@@ -114,7 +146,8 @@ class PreTrained:
 
         Args:
             directory: Folder, made if it does not exist. Gets `config.json` and
-                `model.safetensors` in the PyTorch layout.
+                `model.safetensors` in the PyTorch layout, with LoRA adapters
+                added to their kernels.
             max_shard_size: Largest size of a weight file, in bytes or as "5GB".
             dtype: "float32", "float16" or "bfloat16" to store the weights as;
                 as they are if None.
@@ -131,7 +164,7 @@ class PreTrained:
             )
         directory = pathlib.Path(directory)
         save_safetensors(
-            export_weights(weights_by_path(self), prefix=body_of(self) is not self),
+            export_weights(_merged_weights(self), prefix=body_of(self) is not self),
             directory,
             max_shard_size=max_shard_size,
             dtype=dtype,
@@ -285,6 +318,8 @@ class PreTrained:
                 block, or the model has been trained already.
         """
         self._check_untrained()
+        if any("/lora_kernel_" in path for path in weights_by_path(self)):
+            raise ValueError("Merge the LoRA adapters (`merge_lora`) before pruning.")
         body = body_of(self)
         before = {i: kept_heads(self.config, i) for i in range(len(body.blocks))}
         pruned = {i: set(gone) for i, gone in (self.config.pruned_heads or {}).items()}
@@ -363,6 +398,49 @@ class PreTrained:
             return_dict = self.config.return_dict
         return output if return_dict else output.to_tuple()
 
+    def compile(
+        self,
+        optimizer="rmsprop",
+        loss=None,
+        loss_weights=None,
+        metrics=None,
+        weighted_metrics=None,
+        **options,
+    ):
+        """Configures training, as `keras.Model.compile` does.
+
+        Args:
+            loss: None for the model's own loss, which batches with labels among
+                their inputs are trained on. Or a loss, or a dict of losses by
+                output name ("logits", "mc_logits"), for batches `(x, y)`.
+            metrics: A list, for the main task; or a dict by output name. Beside
+                the model's own loss they count the labels that it counts: those
+                of the next tokens, without -100.
+            optimizer, loss_weights, weighted_metrics, **options: As in Keras.
+
+        Raises:
+            ValueError: If one of `metrics` and `weighted_metrics` is a list and
+                the other a dict.
+        """
+        # Keras would keep those of an earlier call.
+        self.loss = self._compile_loss = self._compile_metrics = None
+        if loss is None:  # It tells only the weighted metrics which labels count.
+            metrics, weighted_metrics = None, _joined(metrics, weighted_metrics)
+        super().compile(
+            optimizer=optimizer,
+            loss=loss,
+            loss_weights=loss_weights,
+            metrics=metrics,
+            weighted_metrics=weighted_metrics,
+            **options,
+        )
+
+    def compile_from_config(self, config):
+        """Compiles a model that was loaded from a Keras file."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.optimizer is not None:
+            self.optimizer.build(self.trainable_variables)
+
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
@@ -371,13 +449,82 @@ class PreTrained:
         Keras calls this in `fit` and `evaluate`. With labels among the inputs
         (and no separate `y`) the output has a `loss`, and that is what is
         trained on.
+
+        Raises:
+            ValueError: If the batch, and what `compile` was given, do not say
+                which loss is meant.
         """
-        if y is None and isinstance(y_pred, dict) and "loss" in y_pred:
+        if y is None:
+            self._check_own_loss(y_pred, sample_weight)
             loss = ops.mean(y_pred["loss"])
             for extra in self.losses:
                 loss = loss + ops.sum(extra)
             return loss
+        y, y_pred = self._matched(y, y_pred)
         return super().compute_loss(x, y, y_pred, sample_weight, training)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """Updates the metrics given to `compile` and returns all results.
+
+        Keras calls this in `fit` and `evaluate`. Without a separate `y` the
+        labels are those among the inputs.
+        """
+        if y is not None:
+            y, y_pred = self._matched(y, y_pred)
+        elif self._compile_metrics is not None:
+            self._check_own_loss(y_pred, sample_weight)
+            y, y_pred, sample_weight = self._own_targets(x, y_pred)
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    def _check_own_loss(self, y_pred, sample_weight):
+        if not isinstance(y_pred, dict) or "loss" not in y_pred:
+            labels = ", ".join(target.labels for target in self.TARGETS)
+            raise ValueError(
+                f"A batch needs labels among its inputs ({labels or 'none here'}), or "
+                "a `y` beside them and a `loss` in `compile`. Received: neither."
+            )
+        if self.loss is not None or sample_weight is not None:
+            raise ValueError(
+                "With labels among the inputs and no `y`, training is on the model's "
+                "own loss: leave out `loss` in `compile`, and sample weights. "
+                f"Received: loss={self.loss!r}, sample weights: "
+                + ("none." if sample_weight is None else "some.")
+            )
+
+    def _own_targets(self, x, y_pred):
+        """Returns labels, scores and weights, dicts by output name."""
+        present = [t for t in self.TARGETS if x.get(t.labels) is not None]
+        wanted = self._compile_metrics._user_weighted_metrics
+        if isinstance(wanted, dict):
+            missing = wanted.keys() - {t.scores for t in present}
+            if missing:
+                raise ValueError(
+                    "`metrics` must name outputs for which the batch has labels: "
+                    f"{[t.scores for t in present]}. Received: {sorted(missing)}."
+                )
+            present = [t for t in present if t.scores in wanted]
+        else:
+            present = present[:1]
+        found = {t.scores: t.read(x[t.labels], y_pred[t.scores]) for t in present}
+        labels, scores, weights = (
+            {name: values[i] for name, values in found.items()} for i in range(3)
+        )
+        no_weights = all(weight is None for weight in weights.values())
+        return labels, scores, None if no_weights else weights
+
+    def _matched(self, y, y_pred):
+        """Returns labels and scores as dicts of the outputs that `y` names."""
+        if not isinstance(y_pred, dict):
+            return y, y_pred
+        if not isinstance(y, (dict, list, tuple)) and len(self.TARGETS) == 1:
+            y = {self.TARGETS[0].scores: y}
+        if not isinstance(y, dict) or not y.keys() <= y_pred.keys():
+            received = sorted(y) if isinstance(y, dict) else type(y).__name__
+            raise ValueError(
+                f"`y` must be a dict by output name, of {sorted(y_pred)}. "
+                f"Received: {received}."
+            )
+        return dict(y), {name: y_pred[name] for name in y}
 
     def get_config(self):
         return {
@@ -419,6 +566,50 @@ def weights_by_path(model):
         for layer in parts
         for variable in layer.weights
     }
+
+
+def _joined(metrics, more):
+    """Returns two of Keras's lists of metrics, or dicts of them, as one."""
+    if not metrics or not more:
+        return metrics or more
+    if isinstance(metrics, dict) != isinstance(more, dict):
+        raise ValueError(
+            "`metrics` and `weighted_metrics` must both be lists, or both dicts. "
+            f"Received: {type(metrics).__name__} and {type(more).__name__}."
+        )
+    if not isinstance(metrics, dict):
+        return [*metrics, *more]
+    return {
+        name: keras.tree.flatten([metrics.get(name, []), more.get(name, [])])
+        for name in {**metrics, **more}
+    }
+
+
+class _MergedKernel:
+    """The kernel of a layer with LoRA, added up when it is asked for."""
+
+    def __init__(self, layer):
+        self._layer = layer
+        self.shape, self.dtype = layer._kernel.shape, layer._kernel.dtype
+
+    def __array__(self, dtype=None, copy=None):
+        kernel = ops.convert_to_numpy(self._layer.kernel)
+        return kernel if dtype is None else kernel.astype(dtype)
+
+
+def _merged_weights(model):
+    """Returns `weights_by_path`, with each adapter in its kernel."""
+    weights = {
+        path: variable
+        for path, variable in weights_by_path(model).items()
+        if "/lora_kernel_" not in path
+    }
+    for block in body_of(model).blocks:
+        for layer in block._flatten_layers():
+            if getattr(layer, "lora_enabled", False):
+                path = block.name + layer.path.removeprefix(block.path)
+                weights[f"{path}/kernel"] = _MergedKernel(layer)
+    return weights
 
 
 def kept_heads(config, i):
