@@ -225,3 +225,20 @@ def test_wrong_shapes_raise_at_trace_time(model):
     call = tf.function(lambda i, m: model(i, attention_mask=m).logits)
     with pytest.raises(ValueError, match="attention_mask"):
         call(tf.zeros((2, 5), tf.int32), tf.zeros((2, 4), tf.int32))
+
+
+def test_generate_knows_a_resized_table(tiny_config):
+    model = OpenAIGPTLMHeadModel(tiny_config)
+    prompt = np.array([[5, 17, 3]])
+    options = {"max_new_tokens": 4, "jit_compile": False}
+    model.generate(prompt, **options)
+    model.resize_token_embeddings(103)
+    table = model.get_input_embeddings().embeddings
+    rows = np.zeros(table.shape, "float32")
+    rows[102] = 1.0
+    table.assign(rows)
+    model.transformer.blocks[-1].ln_2.beta.assign(np.ones(24))
+    model.transformer.blocks[-1].ln_2.gamma.assign(np.zeros(24))
+    # Every hidden state is now of ones: the new token scores highest.
+    ids = model.generate(np.array([[5, 102]]), **options)
+    assert ids.numpy()[0].tolist() == [5, 102, 102, 102, 102, 102]

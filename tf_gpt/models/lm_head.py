@@ -205,6 +205,12 @@ class OpenAIGPTLMHeadModel(PreTrained, keras.Model):
             path = files[generation_config_file]
             self.generation_config = GenerationConfig.from_file(path)
 
+    def forget_compiled(self):
+        """Drops what was traced, of `generate` too, with what has since changed."""
+        super().forget_compiled()
+        self._decoder.vocab_size = self.config.vocab_size
+        self._decoder.compiled.clear()
+
     def save_beside(self, directory):
         self.generation_config.save_pretrained(directory)
 
