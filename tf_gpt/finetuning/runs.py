@@ -477,7 +477,7 @@ class StopAtNonFinite(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         loss = (logs or {}).get("loss", 0.0)
         if not math.isfinite(loss):
-            step = int(self.model.optimizer.iterations)
+            step = int(self.model.optimizer.iterations.numpy())
             raise FloatingPointError(
                 f"The loss is {loss} at epoch {self._epoch + 1}, step {step} of the "
                 "run. Nothing was saved after it."
