@@ -88,6 +88,7 @@ def test_the_library_never_prints():
         "import tf_gpt",
         "import tf_gpt.tokenization.tokenizer, tf_gpt.tokenization.fast",
         "import tf_gpt.config, tf_gpt.hub",
+        "import tf_gpt.finetuning.tasks, tf_gpt.finetuning.datasets",
         "from tf_gpt.cli.main import build_parser; build_parser()",
     ],
 )

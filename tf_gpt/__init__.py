@@ -9,6 +9,7 @@ TF_GPT_COMPILE_CACHE, compiled functions are kept in the folder that it names
 import importlib
 import os
 import sys
+import warnings
 
 __version__ = "0.1.0"
 
@@ -51,9 +52,14 @@ _ALIASES = {
 __all__ = sorted([*_HOME, *_ALIASES])
 
 
-if os.environ.get("TF_GPT_COMPILE_CACHE") and "tensorflow" not in sys.modules:
-    # TensorFlow reads its flags once, when it is imported.
-    importlib.import_module("tf_gpt.generation.compile_cache").use_compile_cache()
+if os.environ.get("TF_GPT_COMPILE_CACHE"):
+    if "tensorflow" in sys.modules:  # which reads its flags once, at its import
+        warnings.warn(
+            "TF_GPT_COMPILE_CACHE has no effect: import tf_gpt before tensorflow.",
+            stacklevel=2,
+        )
+    else:
+        importlib.import_module("tf_gpt.generation.compile_cache").use_compile_cache()
 
 
 def __getattr__(name):

@@ -290,6 +290,9 @@ MAKERS = {
 }
 
 
+PEERS = [name for name in MAKERS if not name.startswith("tf_gpt")]
+
+
 def work(name):
     """Runs one contestant: an order (JSON) a line in, an answer a line out."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
@@ -403,7 +406,7 @@ def main():
         action="append",
         default=[],
         metavar="NAME=PYTHON",
-        help=f"a contestant and its Python; names: {', '.join(list(MAKERS)[1:])}",
+        help=f"a contestant and its Python; names: {', '.join(PEERS)}",
     )
     parser.add_argument("--batches", default="1,8", help="sizes of the main table")
     parser.add_argument("--prompt", type=int, default=32)

@@ -5,31 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from tf_gpt import OpenAIGPTConfig, OpenAIGPTLMHeadModel, OpenAIGPTTokenizer
+from tf_gpt import OpenAIGPTLMHeadModel, OpenAIGPTTokenizer
 from tf_gpt.cli.main import main
 from tf_gpt.cli.rows import RowsFile, read_texts
 
 PROMPTS = ["Once upon a time", "The king", "", "There was a fox", "Tom and Lily"]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A small random model with the vocabulary of the bundled one."""
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = OpenAIGPTTokenizer.from_pretrained("mini")
-    tokenizer.save_pretrained(folder)
-    config = OpenAIGPTConfig(
-        vocab_size=len(tokenizer),
-        n_positions=64,
-        n_embd=8,
-        n_layer=1,
-        n_head=2,
-        initializer_range=0.5,
-        bos_token_id=2,
-        pad_token_id=1,
-    )
-    OpenAIGPTLMHeadModel(config).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture
@@ -150,7 +130,7 @@ def test_a_drawn_seed_is_kept_for_the_run_that_goes_on(folder, prompts, tmp_path
         (["--prompts", "p.txt", "--out", "o", "--max-time", "3"], "--max-time"),
         (["--prompts", "none.txt", "--out", "o"], "none.txt"),
         (["--prompts", "empty.txt", "--out", "o"], "empty.txt is empty"),
-        (["--prompts", "latin.txt", "--out", "o"], "latin.txt:2: not UTF-8"),
+        (["--prompts", "latin.txt", "--out", "o"], "UTF-8.*line 2 of .*latin.txt"),
         (["--prompts", "bad.jsonl", "--out", "o"], "bad.jsonl:2: not a line of JSON"),
         (["--prompts", "odd.jsonl", "--out", "o"], 'odd.jsonl:1: must be.*"prompt"'),
         (["--prompts", "long.txt", "--out", "o"], "long.txt:1: .*n_positions=64.*80"),
@@ -273,4 +253,5 @@ def test_rows_are_only_added_to_what_was_made_alike(tmp_path):
 def test_texts_keep_their_spaces_and_line_ends_do_not_count(tmp_path):
     path = tmp_path / "texts.txt"
     path.write_bytes("  a \r\n\n\u2028b".encode())
-    assert read_texts(path, "text") == ["  a ", "", "\u2028b"]
+    texts = [("  a ", f"{path}:1"), ("", f"{path}:2"), ("\u2028b", f"{path}:3")]
+    assert read_texts(path, "text") == texts

@@ -3,40 +3,13 @@
 import csv
 import json
 
-import keras
 import numpy as np
 import pytest
 
-from tf_gpt import (
-    OpenAIGPTConfig,
-    OpenAIGPTForSequenceClassification,
-    OpenAIGPTLMHeadModel,
-    OpenAIGPTTokenizer,
-)
+from tf_gpt import OpenAIGPTForSequenceClassification, OpenAIGPTTokenizer
 from tf_gpt.cli.main import main
 
 COLOURS = ("red", "green")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A small random model with the vocabulary of the bundled one."""
-    keras.utils.set_random_seed(3)  # what can be learnt depends on the start
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = OpenAIGPTTokenizer.from_pretrained("mini")
-    tokenizer.save_pretrained(folder)
-    config = OpenAIGPTConfig(
-        vocab_size=len(tokenizer),
-        n_positions=32,
-        n_embd=8,
-        n_layer=2,
-        n_head=2,
-        initializer_range=0.3,
-        bos_token_id=2,
-        pad_token_id=1,
-    )
-    OpenAIGPTLMHeadModel(config).save_pretrained(folder)
-    return folder
 
 
 def write_rows(path, rows):
@@ -164,6 +137,12 @@ def test_a_model_is_pretrained_from_text_alone(tmp_path, capsys):
     losses = report["history"]["val_loss"]
     assert losses[1] < losses[0] < np.log(80)
     capsys.readouterr()
+    # A run's vocabulary is not taken over by another one.
+    assert main([*command, "--learning-rate", "0.01", "--vocab-size", "70"]) == 1
+    assert "vocab_size is 80 there, 70 here" in capsys.readouterr().err
+    elsewhere = ["pretrain", "--train", str(text), "--out", str(tmp_path)]
+    assert main(elsewhere) == 1
+    assert "--out must be new" in capsys.readouterr().err
     model = str(out / "final")
     assert (
         main(["generate", "the king", "--model", model, "--max-new-tokens", "5"]) == 0

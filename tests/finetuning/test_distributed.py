@@ -99,6 +99,12 @@ def test_replicas_of_one_machine_train_as_one_process(tmp_path, one_process):
     assert_equal_to_one_process(found, one_process, KINDS)
 
 
+def test_a_plain_fit_on_replicas_of_one_machine_has_the_gradient_of_one(tmp_path):
+    alone = worker_program.plain_fit(tf.distribute.get_strategy())
+    (found,) = results(1, tmp_path / "out", plain=True, replicas=2)
+    np.testing.assert_allclose(found["plain/weights"], alone, atol=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_lost_worker_is_an_error_and_a_resume_loses_nothing(tmp_path, killed):

@@ -117,6 +117,18 @@ def fit(kind, strategy):
     return weights, [history.history[n] for n in ("loss", "val_loss")]
 
 
+def plain_fit(strategy):
+    """Returns the weights after a `fit` of Keras alone, on batches split evenly."""
+    import tensorflow as tf
+
+    with strategy.scope():
+        model = model_for("classes", clipnorm=None)
+    data = data_for("classes").take(3)
+    data = data.apply(tf.data.experimental.assert_cardinality(3))
+    model.fit(data, epochs=2, verbose=0)
+    return np.concatenate([np.ravel(w.numpy()) for w in model.weights])
+
+
 def run(options, strategy):
     from run_program import At, Rows, signal_self, small_run, weights_of
 
@@ -140,6 +152,8 @@ def main(options):
     found = {}
     for kind in options.get("models", ()):
         found[f"{kind}/weights"], found[f"{kind}/history"] = fit(kind, strategy)
+    if options.get("plain"):
+        found["plain/weights"] = plain_fit(strategy)
     if "run" in options:
         found["run/weights"], found["run/history"] = run(options, strategy)
     out = pathlib.Path(options["out"])

@@ -48,6 +48,22 @@ def test_the_variable_is_enough_and_a_second_process_finds_the_functions(tmp_pat
     kept = []
     for _ in range(2):
         subprocess.run([sys.executable, "-c", program], env=environment, check=True)
-        kept.append(sorted((tmp_path / "cache").iterdir()))
+        kept.append(
+            {p.name: p.stat().st_mtime_ns for p in (tmp_path / "cache").iterdir()}
+        )
     assert len(kept[0]) == 1
-    assert kept[0] == kept[1]
+    assert kept[0] == kept[1]  # read, not compiled and written again
+
+
+def test_a_variable_that_comes_too_late_is_said(tmp_path):
+    program = "import tensorflow, tf_gpt"
+    environment = {**os.environ, "TF_GPT_COMPILE_CACHE": str(tmp_path / "cache")}
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert "TF_GPT_COMPILE_CACHE has no effect" in result.stderr
+    assert not (tmp_path / "cache").exists()

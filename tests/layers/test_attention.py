@@ -54,18 +54,29 @@ def test_output_is_the_definition(layer, x, mode):
 
 
 def test_cached_steps_match_full_forward(layer, x):
-    full, _, _ = layer(x, causal_mask(5, 5))
+    full, _, weights = layer(x, causal_mask(5, 5))
     cache = KVCache(ops.zeros((2, 3, 8, 4)), ops.zeros((2, 3, 8, 4)))
     first, cache, _ = layer(x[:, :2], causal_mask(2, 8), cache=cache, cache_index=0)
     np.testing.assert_allclose(first, full[:, :2], atol=1e-5)
     for t in range(2, 5):
-        step, cache, _ = layer(
+        step, cache, read = layer(
             x[:, t : t + 1],
             causal_mask(1, 8, t),
             cache=cache,
             cache_index=ops.convert_to_tensor(t),
         )
         np.testing.assert_allclose(step, full[:, t : t + 1], atol=1e-5)
+        np.testing.assert_allclose(
+            read[:, :, :, :5], weights[:, :, t : t + 1], atol=1e-6
+        )
+        assert not np.any(read[:, :, :, 5:])
+    # The caches are the keys and values of all tokens, and nothing else.
+    kernel, bias = (ops.convert_to_numpy(w) for w in layer.c_attn.weights)
+    _, key, value = np.split(x @ kernel + bias, 3, axis=-1)
+    for kept, tokens in zip(cache, (key, value), strict=True):
+        heads = tokens.reshape(2, 5, 3, 4).transpose(0, 2, 1, 3)
+        np.testing.assert_allclose(kept[:, :, :5], heads, atol=1e-5)
+        assert not np.any(kept[:, :, 5:])
 
 
 def test_no_cache_goes_out_as_it_came_in(layer, x):

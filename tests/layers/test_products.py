@@ -21,7 +21,9 @@ def test_a_projection_is_the_plain_product(shape, n_in, jit):
 
 @pytest.mark.parametrize("jit", [False, True], ids=["graph", "xla"])
 @pytest.mark.parametrize("vocab_size", [74, 97])
-@pytest.mark.parametrize("shape", [(1, 16), (1, 1, 16), (2, 3, 16)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(1, 16), (1, 1, 16), (2, 3, 16), (13, 5, 16)], ids=str
+)
 def test_tied_logits_are_the_plain_product(shape, vocab_size, jit):
     rng = np.random.default_rng(1)
     table = rng.normal(size=(vocab_size, 16)).astype("float32")

@@ -17,7 +17,7 @@ SCHEDULES = {
     "cosine": "WarmupCosine",
     "constant": "WarmupConstant",
 }
-# What a dev set is judged by: task -> (name, whether larger is better).
+# What a dev set is judged by.
 MONITORS = {
     "classification": "val_accuracy",
     "entailment": "val_accuracy",
@@ -180,7 +180,9 @@ def train(arguments, task, model, monitor, multipliers=None):
     dataset = task.dataset(
         arguments.train, arguments.batch_size, shuffle_seed=arguments.seed
     )
-    dev = arguments.dev and task.dataset(arguments.dev, arguments.batch_size)
+    dev = None
+    if arguments.dev is not None:
+        dev = task.dataset(arguments.dev, arguments.batch_size)
     schedule = getattr(optimizers, SCHEDULES[arguments.schedule])(
         arguments.learning_rate, _n_updates(arguments, dataset), arguments.warmup
     )
@@ -202,7 +204,7 @@ def train(arguments, task, model, monitor, multipliers=None):
         dataset,
         arguments.out,
         epochs=arguments.epochs,
-        dev=dev or None,
+        dev=dev,
         save_every=arguments.save_every,
         monitor=monitor,
         patience=arguments.patience,

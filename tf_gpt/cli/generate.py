@@ -226,7 +226,7 @@ def _continue_file(arguments, prompts, model, tokenizer, with_model, options):
 
     from tf_gpt.cli.rows import RowsFile
 
-    rows = _rows_of_ids(arguments, prompts, model, tokenizer, options)
+    rows = _rows_of_ids(prompts, model, tokenizer, options)
     settings = {"model": arguments.model, "assistant": arguments.assistant_model}
     if options["do_sample"]:
         options.setdefault("seed", None)
@@ -256,7 +256,7 @@ def _continue_file(arguments, prompts, model, tokenizer, with_model, options):
                 [
                     {
                         "index": i,
-                        "prompt": prompts[i],
+                        "prompt": prompts[i][0],
                         "texts": texts[k * n : k * n + n],
                     }
                     for k, i in enumerate(numbers)
@@ -265,20 +265,20 @@ def _continue_file(arguments, prompts, model, tokenizer, with_model, options):
             bar.update(len(numbers))
 
 
-def _rows_of_ids(arguments, prompts, model, tokenizer, options):
+def _rows_of_ids(prompts, model, tokenizer, options):
     """Returns each prompt's ids, none empty, all with room for the new tokens."""
-    rows = tokenizer(prompts)["input_ids"]
+    rows = tokenizer([text for text, _ in prompts])["input_ids"]
     n_new, limit = options["max_new_tokens"], model.config.n_positions
     bos = model.generation_config.bos_token_id
-    for number, row in enumerate(rows, 1):
+    for row, (_, where) in zip(rows, prompts, strict=True):
         if not row and bos is None:
             raise ValueError(
-                f"{arguments.prompts}:{number}: an empty prompt, and the model has "
-                "no token to begin with (`bos_token_id`)."
+                f"{where}: an empty prompt, and the model has no token to begin with "
+                "(`bos_token_id`)."
             )
         if len(row) + n_new > limit:
             raise ValueError(
-                f"{arguments.prompts}:{number}: prompt and new tokens must fit into "
+                f"{where}: prompt and new tokens must fit into "
                 f"n_positions={limit}. Received: {len(row)} and {n_new}."
             )
     return [row or [bos] for row in rows]

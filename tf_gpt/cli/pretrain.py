@@ -52,18 +52,24 @@ def run(arguments):
     from tf_gpt.cli.finetune import train
     from tf_gpt.finetuning.tasks import LanguageModelling
 
+    out = pathlib.Path(arguments.out)
+    is_begun = (out / "run.json").is_file()
+    if not is_begun and out.is_dir() and any(out.iterdir()):
+        raise ValueError(f"--out must be new, empty or a run's. Received: {out}.")
+    initializer_range = arguments.initializer_range
+    if initializer_range is None:
+        # A variance that keeps the embeddings' length, whatever the width.
+        initializer_range = 0.02 * (768 / arguments.n_embd) ** 0.5
     config = OpenAIGPTConfig(
         vocab_size=arguments.vocab_size,
         n_positions=arguments.n_positions,
         n_embd=arguments.n_embd,
         n_layer=arguments.n_layer,
         n_head=arguments.n_head,
-        # A variance that keeps the embeddings' length, whatever the width.
-        initializer_range=arguments.initializer_range
-        or 0.02 * (768 / arguments.n_embd) ** 0.5,
+        initializer_range=initializer_range,
     )
     # Beside the run's folder, which holds nothing but a run.
-    tokenizer = _tokenizer(arguments, pathlib.Path(f"{arguments.out}-tokenizer"))
+    tokenizer = _tokenizer(arguments, out.with_name(f"{out.name}-tokenizer"), is_begun)
     task = LanguageModelling(
         tokenizer, documents=arguments.documents, max_length=arguments.n_positions
     )
@@ -76,12 +82,12 @@ def run(arguments):
     train(arguments, task, model, "val_loss")
 
 
-def _tokenizer(arguments, folder):
-    """Returns the run's tokenizer: that of `folder`, or a new one, kept there."""
+def _tokenizer(arguments, folder, is_begun):
+    """Returns the run's tokenizer: a new one, kept in `folder` for when it goes on."""
     from tf_gpt import OpenAIGPTTokenizer
     from tf_gpt.finetuning.readers import read_examples
 
-    if folder.is_dir():
+    if is_begun:
         return OpenAIGPTTokenizer.from_pretrained(folder)
     examples = read_examples(arguments.train, ("text",), documents=arguments.documents)
     # `mini` gives the way of splitting words and the special tokens.

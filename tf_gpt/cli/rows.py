@@ -5,47 +5,44 @@ import json
 import os
 import pathlib
 
+from tf_gpt.finetuning.readers import read_json_lines
+from tf_gpt.tokenization import files
+from tf_gpt.tokenization.corpus import read_lines
+
 _MADE_FROM = ".run.json"
 
 
 def read_texts(path, field):
-    """Returns the texts of a file, in order.
+    """Returns the texts of a file, in order, and where each stands.
 
     Args:
-        path: A text file, one text a line; or, ending in ".jsonl", JSON lines:
-            strings, or objects with the text under `field`.
+        path: A text file, one text a line; or .jsonl: strings, or objects with
+            the text under `field`. Also packed: .gz, .xz, .bz2.
         field: Name of the text in JSON lines.
+
+    Returns:
+        List of `(text, "file:line")`.
 
     Raises:
         ValueError: If the file is not UTF-8 or empty, or a line is no text; the
             message has the line's number.
     """
     path = pathlib.Path(path)
-    texts = []
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                text = line.decode("utf-8").removesuffix("\n").removesuffix("\r")
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{path}:{number}: not UTF-8: {error}.") from None
-            if path.suffix == ".jsonl":
-                text = _text_of_json(text, field, f"{path}:{number}")
-            texts.append(text)
-    if not texts:
+    if ".jsonl" in path.suffixes:
+        rows = [(_text(row, field, at), at) for row, at in read_json_lines(path)]
+    else:
+        rows = [(line.text, f"{path}:{line.line}") for line in read_lines(path)]
+    if not rows:
         raise ValueError(f"{path} is empty.")
-    return texts
+    return rows
 
 
-def _text_of_json(line, field, where):
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: not a line of JSON: {error}.") from None
-    text = value.get(field) if isinstance(value, dict) else value
+def _text(row, field, where):
+    text = row.get(field) if isinstance(row, dict) else row
     if not isinstance(text, str):
         raise ValueError(
             f'{where}: must be a string, or an object with a string "{field}". '
-            f"Received: {line[:80]}"
+            f"Received: {json.dumps(row)[:80]}"
         )
     return text
 
@@ -80,10 +77,8 @@ class RowsFile:
         if self.path.exists() and not overwrite:
             self._go_on()
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.unlink(missing_ok=True)
-        self._write_settings()
-        self.path.touch()
+        self._write_settings()  # which makes the folder
+        self.path.write_bytes(b"")
 
     def keep(self, name, value):
         """Sets a setting that was left open, for a later run too; returns it."""
@@ -102,9 +97,7 @@ class RowsFile:
 
     def _write_settings(self):
         path = self._settings_path
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(self.settings, indent=2) + "\n", "utf-8")
-        os.replace(temporary, path)
+        files.write(path.parent, {path.name: files.dump_json(self.settings)})
 
     def _go_on(self):
         try:

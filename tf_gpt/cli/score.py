@@ -40,7 +40,7 @@ def run(arguments):
 
     if arguments.overwrite and arguments.out is None:
         raise ValueError("--overwrite belongs to --out.")
-    texts = read_texts(arguments.file, "text")
+    texts = [text for text, _ in read_texts(arguments.file, "text")]
     if arguments.whole:
         if arguments.file.endswith(".jsonl"):
             raise ValueError("--whole is for plain text. Received: a .jsonl file.")

@@ -95,7 +95,7 @@ def add_lora(model, rank=8, alpha=None, targets=TARGETS):
                 1 / 3, mode="fan_in", distribution="uniform"
             ),
         )
-    _forget_compiled(model)
+    model.forget_compiled()
 
 
 def merge_lora(model):
@@ -113,17 +113,13 @@ def merge_lora(model):
     settings = _require_adapters(model)
     weights = weights_by_path(model)
     for path, layer in _projections(model, settings.targets).items():
-        # Not `layer.kernel`, which is rounded to the compute dtype.
-        a, b = (ops.convert_to_numpy(getattr(layer, name)) for name in _MATRICES)
-        kernel = weights[f"{path}/kernel"]
-        delta = settings.alpha / settings.rank * (a.astype("float64") @ b)
-        kernel.assign(ops.convert_to_numpy(kernel).astype("float64") + delta)
+        weights[f"{path}/kernel"].assign(layer.merged_kernel())
         for name in _MATRICES:
             _remove(layer, name)
         layer.lora_enabled = False
         layer.lora_rank = layer.lora_alpha = None
     _train_all(body_of(model))
-    _forget_compiled(model)
+    model.forget_compiled()
 
 
 def save_lora(model, path):
@@ -334,14 +330,6 @@ def _check_finite(name, values, place):
 
 def _is_adapter(path):
     return path.rsplit("/", 1)[-1] in _MATRICES
-
-
-def _forget_compiled(model):
-    """Drops every function that was traced with other weights."""
-    model.forget_compiled()
-    decoder = getattr(model, "_decoder", None)  # of the language model
-    if decoder is not None:
-        decoder.compiled.clear()
 
 
 def _remove(layer, name):

@@ -174,7 +174,7 @@ def _file_rows(path, fields, optional, documents):
         suffixes.pop()
     kind = suffixes[-1] if suffixes else ""
     if kind == ".jsonl":
-        return _json_rows(path)
+        return read_json_lines(path)
     if kind in TABLES:
         return _table_rows(path, TABLES[kind])
     required = [name for name in fields if name not in optional]
@@ -203,7 +203,13 @@ def _text_rows(path, field, documents):
             yield {field: text}, f"{path}:{document.line}"
 
 
-def _json_rows(path):
+def read_json_lines(path):
+    """Yields (value, "file:line") of each line of JSON that is not empty.
+
+    Raises:
+        ValueError: Naming the place, if a line is not JSON or not UTF-8.
+        OSError: If the file cannot be read.
+    """
     for number, text in _lines(path):
         if not text.strip():
             continue

@@ -19,6 +19,7 @@ The folder holds
 import contextlib
 import csv
 import dataclasses
+import importlib.util
 import json
 import math
 import pathlib
@@ -141,18 +142,15 @@ def train(
             stack.enter_context(run.asked_to_stop())
         stack.callback(_close, added)
         stack.callback(setattr, model, "_initial_epoch", None)
-        try:
-            model.fit(
-                _for_fit(counts.of(dataset.as_tf_data()), dataset, strategy),
-                epochs=epochs,
-                verbose=0,
-                # The run comes last: it keeps what the others have changed.
-                callbacks=[*added, *callbacks, run],
-                validation_data=None if dev is None else _dev_data(dev, strategy),
-            )
-        except Exception as error:
-            _explain_lost_worker(error, strategy, run)
-            raise
+        stack.enter_context(_lost_worker_explained(strategy, run))
+        model.fit(
+            _for_fit(counts.of(dataset.as_tf_data()), dataset, strategy),
+            epochs=epochs,
+            verbose=0,
+            # The run comes last: it keeps what the others have changed.
+            callbacks=[*added, *callbacks, run],
+            validation_data=None if dev is None else _dev_data(dev, strategy),
+        )
     return run.state.history
 
 
@@ -365,7 +363,7 @@ class KeepRun(keras.callbacks.Callback):
         self.state.total_steps += 1
         self._carried = {}
         if self.counts is not None:
-            self.state.tokens += self.counts.take(batch)[0]
+            self.state.tokens += self.counts.take(batch)
         if self.dataset is None:
             return
         if self._interrupted:
@@ -567,7 +565,7 @@ def _end_before_a_step(model):
 
 
 class _Counts:
-    """Tokens and rows of batches on their way to `fit`, by their place in it."""
+    """Tokens of batches on their way to `fit`, by their place in it."""
 
     def __init__(self):
         self._by_step = {}
@@ -576,8 +574,8 @@ class _Counts:
         """Returns the same batches, counted when they are made."""
         import tensorflow as tf
 
-        def note(step, n_tokens, n_rows):
-            self._by_step[int(step)] = (int(n_tokens), int(n_rows))
+        def note(step, n_tokens):
+            self._by_step[int(step)] = int(n_tokens)
             return np.int64(step)
 
         def counted(step, batch):
@@ -587,16 +585,15 @@ class _Counts:
             else:
                 first = x["input_ids"] if isinstance(x, dict) else x
                 tokens = tf.size(first, out_type=tf.int64)
-            n_rows = tf.shape(tf.nest.flatten(x)[0], out_type=tf.int64)[0]
-            noted = tf.numpy_function(note, [step, tokens, n_rows], tf.int64)
+            noted = tf.numpy_function(note, [step, tokens], tf.int64)
             with tf.control_dependencies([noted]):
                 return tf.nest.map_structure(tf.identity, batch)
 
         return dataset.enumerate().map(counted)
 
     def take(self, step):
-        """Returns `(tokens, rows)` of a step, and forgets them."""
-        return self._by_step.pop(step, (0, 0))
+        """Returns the tokens of a step, and forgets them."""
+        return self._by_step.pop(step, 0)
 
 
 def _check_arguments(
@@ -650,13 +647,11 @@ def _check_arguments(
 
 
 def _check_tensorboard():
-    try:
-        import tensorboard  # noqa: F401
-    except ImportError as error:
+    if importlib.util.find_spec("tensorboard") is None:
         raise ValueError(
             "`tensorboard=True` needs the package tensorboard "
             "(pip install tensorboard)."
-        ) from error
+        )
 
 
 def _build_metrics(model, dataset):
@@ -824,19 +819,22 @@ def _close(callbacks):
             callback.close()
 
 
-def _explain_lost_worker(error, strategy, run):
+@contextlib.contextmanager
+def _lost_worker_explained(strategy, run):
     import tensorflow as tf
 
-    lost = (
+    try:
+        yield
+    except (
         tf.errors.UnavailableError,
         tf.errors.AbortedError,
         tf.errors.CancelledError,
         tf.errors.DeadlineExceededError,
-    )
-    if distributed.n_workers(strategy) > 1 and isinstance(error, lost):
-        state = run.state
+    ) as error:
+        if distributed.n_workers(strategy) == 1:
+            raise
         raise RuntimeError(
-            f"Another worker stopped or cannot be reached, at epoch {state.epoch + 1}, "
-            f"step {state.total_steps}. Start all workers again: they go on from the "
-            f"checkpoint in {run.directory}."
+            "Another worker stopped or cannot be reached, at epoch "
+            f"{run.state.epoch + 1}, step {run.state.total_steps}. Start all workers "
+            f"again: they go on from the checkpoint in {run.directory}."
         ) from error

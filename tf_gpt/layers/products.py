@@ -105,3 +105,15 @@ class Projection(keras.layers.Dense):
             small = ops.matmul(small, self.lora_kernel_b)
             y = y + self.lora_alpha / self.lora_rank * small
         return y + self.bias if self.use_bias else y
+
+    def merged_kernel(self):
+        """Returns the kernel with LoRA's product added, NumPy (K, N), unrounded.
+
+        `Dense.kernel` is in the compute dtype.
+        """
+        kernel, a, b = (
+            ops.convert_to_numpy(variable).astype("float64")
+            for variable in (self._kernel, self.lora_kernel_a, self.lora_kernel_b)
+        )
+        merged = kernel + self.lora_alpha / self.lora_rank * (a @ b)
+        return merged.astype(str(self._kernel.dtype))

@@ -456,10 +456,9 @@ class PreTrained:
         """
         if y is None:
             self._check_own_loss(y_pred, sample_weight)
-            loss = ops.mean(y_pred["loss"])
-            for extra in self.losses:
-                loss = loss + ops.sum(extra)
-            return loss
+            # Keras's way to add them: over the replicas of a strategy, too.
+            own = [ops.mean(y_pred["loss"]), *self.losses]
+            return sum(self._aggregate_additional_loss(loss) for loss in own)
         y, y_pred = self._matched(y, y_pred)
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 
@@ -593,7 +592,7 @@ class _MergedKernel:
         self.shape, self.dtype = layer._kernel.shape, layer._kernel.dtype
 
     def __array__(self, dtype=None, copy=None):
-        kernel = ops.convert_to_numpy(self._layer.kernel)
+        kernel = self._layer.merged_kernel()
         return kernel if dtype is None else kernel.astype(dtype)
 
 
