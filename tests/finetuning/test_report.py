@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
+from tf_gpt.finetuning.callbacks import RunState
 from tf_gpt.finetuning.report import draw_curves, write_report
-from tf_gpt.finetuning.runs import RunState
 
 DESCRIPTION = {"monitor": "val_loss"}
 

@@ -24,8 +24,9 @@ from run_program import (
 from tf_gpt import OpenAIGPTLMHeadModel
 from tf_gpt.errors import CheckpointError
 from tf_gpt.finetuning import checkpoint
+from tf_gpt.finetuning.callbacks import KeepRun, StopAtNonFinite
 from tf_gpt.finetuning.distributed import on_replicas
-from tf_gpt.finetuning.runs import KeepRun, StopAtNonFinite, train
+from tf_gpt.finetuning.runs import train
 
 PROGRAM = pathlib.Path(__file__).with_name("run_program.py")
 

@@ -11,7 +11,7 @@ def write_report(directory, state, settings, description):
 
     Args:
         directory: Folder of the run.
-        state: Its `runs.RunState`.
+        state: Its `callbacks.RunState`.
         settings: The user's settings.
         description: What else identifies the run.
 
@@ -42,7 +42,7 @@ def draw_curves(file, state):
 
     Args:
         file: Where the PNG goes.
-        state: `runs.RunState`.
+        state: `callbacks.RunState`.
 
     Returns:
         The name of the file, or why there is none.
