@@ -144,6 +144,7 @@ def test_a_model_is_pretrained_from_text_alone(tmp_path, capsys):
     assert main(elsewhere) == 1
     assert "--out must be new" in capsys.readouterr().err
     model = str(out / "final")
+    assert OpenAIGPTTokenizer.from_pretrained(model).model_max_length == 16
     assert (
         main(["generate", "the king", "--model", model, "--max-new-tokens", "5"]) == 0
     )

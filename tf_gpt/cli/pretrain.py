@@ -96,5 +96,6 @@ def _tokenizer(arguments, folder, is_begun):
         arguments.vocab_size,
         show_progress=True,
     )
+    tokenizer.model_max_length = arguments.n_positions
     tokenizer.save_pretrained(folder)
     return tokenizer
