@@ -39,6 +39,7 @@ _SUBPACKAGES = {
     "generation",
     "layers",
     "models",
+    "serving",
     "tokenization",
 }
 

@@ -18,7 +18,7 @@ _COMPANIONS = {
     "generation_config.json": ("generation_config.json",),
 }
 
-_CLASSES = {
+CLASSES = {
     "none": "OpenAIGPTModel",
     "lm": "OpenAIGPTLMHeadModel",
     "double": "OpenAIGPTDoubleHeadsModel",
@@ -43,7 +43,7 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--head",
-        choices=["auto", *_CLASSES],
+        choices=["auto", *CLASSES],
         default="auto",
         help="which model; auto goes by the config and the weights (default)",
     )
@@ -70,10 +70,8 @@ def run(arguments):
 
     import tf_gpt
 
-    config, head = _find_config(arguments.source, hub)
-    cls = getattr(
-        tf_gpt, _CLASSES[head if arguments.head == "auto" else arguments.head]
-    )
+    config, head = find_config(arguments.source, hub)
+    cls = getattr(tf_gpt, CLASSES[head if arguments.head == "auto" else arguments.head])
     model = cls.from_pretrained(arguments.source, config=config, **hub)
     written = _write(model, out, arguments)
     if out.suffix not in (".keras", ".h5"):
@@ -102,8 +100,8 @@ def _check_out(out, arguments):
         raise ValueError("--dtype is for safetensors only: OUT must be a folder.")
 
 
-def _find_config(source, hub):
-    """Returns the config, and which of `_CLASSES` the source was saved from."""
+def find_config(source, hub):
+    """Returns the config, and which of `CLASSES` the source was saved from."""
     from tf_gpt.checkpoints.convert import describe
     from tf_gpt.checkpoints.readers import read_config
     from tf_gpt.hub import resolve_weights
@@ -111,7 +109,7 @@ def _find_config(source, hub):
     weights = resolve_weights(source, **hub)
     config = read_config(source, **hub)
     for name in config.to_dict().get("architectures") or ():
-        for head, known in _CLASSES.items():
+        for head, known in CLASSES.items():
             if str(name).removeprefix("TF") == known:
                 return config, head
     paths = describe(weights).shapes

@@ -19,6 +19,7 @@ COMMANDS = (
     "pretrain",
     "info",
     "convert",
+    "export",
     "tokenize",
 )
 

@@ -43,12 +43,14 @@ class Rules(NamedTuple):
     Args:
         processors: Callables (logits, ids, step) -> logits, in order.
         seeds, samples: Int32 (B,), see `noise.gumbel`.
-        eos_ids: Int32 (E,), the tokens that end a row; may be empty.
+        eos_ids: Int32 (E,), the tokens that end a row; may be empty. Or (B, E),
+            of each row.
         pad_id: Int scalar, what an ended row goes on with.
-        n_new: Int scalar, the most new tokens.
+        n_new: Int scalar, the most new tokens; (B,) in `rows`.
         length_penalty, diversity_penalty: Float scalars; see `beam`.
         penalty_alpha: Float scalar; see `contrastive`.
         guidance_scale: Float scalar; see `Plain`.
+        sampled_rows: Bool (B,); see `rows`.
     """
 
     processors: Any
@@ -61,6 +63,7 @@ class Rules(NamedTuple):
     diversity_penalty: Any
     penalty_alpha: Any
     guidance_scale: Any
+    sampled_rows: Any = ()
 
 
 class State(NamedTuple):
@@ -160,17 +163,24 @@ class Plain:
         scores = logits
         for processor in rules.processors:
             scores = processor(scores, ids, step)
-        perturbed = scores
-        if self.sampled:
-            noise = gumbel(rules.seeds, rules.samples, step, scores.shape[-1])
-            perturbed = scores + noise
-        tokens = ops.cast(ops.argmax(perturbed, axis=-1), "int32")
+        tokens = draw(scores, step, rules) if self.sampled else likeliest(scores)
         tokens = ops.where(finished, rules.pad_id, tokens)
         newest = {"scores": scores, "logits": logits}
         if self.guided:
             tokens = ops.concatenate([tokens, tokens])
             newest = {n: ops.concatenate([x, x]) for n, x in newest.items()}
         return add(state, tokens, newest, rules)
+
+
+def likeliest(scores):
+    """Returns each row's token with the highest of its scores (B, V), int32 (B,)."""
+    return ops.cast(ops.argmax(scores, axis=-1), "int32")
+
+
+def draw(scores, step, rules):
+    """Returns a token for each row, drawn by its scores (B, V), int32 (B,)."""
+    noise = gumbel(rules.seeds, rules.samples, step, scores.shape[-1])
+    return likeliest(scores + noise)
 
 
 def prefill(decoder, prompt, n_slots, records, with_hidden=False):
@@ -187,7 +197,7 @@ def prefill(decoder, prompt, n_slots, records, with_hidden=False):
         `(logits, state)`: float32 (B, V), and the `State` at step 0; and float
         (B, P, C) if `with_hidden`.
     """
-    batch_size, n_prompt = prompt.mask.shape
+    batch_size, n_prompt = ops.shape(prompt.mask)
     rest = (batch_size, n_slots - n_prompt)
     slot_mask = ops.concatenate([prompt.mask, ops.ones(rest, "int32")], axis=1)
     positions = ops.maximum(ops.cumsum(prompt.mask, axis=1) - 1, 0)
@@ -223,11 +233,13 @@ def decode_newest(decoder, state):
     """Returns `(logits, caches)` after the newest token: float32 (B, V)."""
     slot = state.n_prompt + state.step - 1
     newest = ops.take(state.ids, ops.reshape(slot, (1,)), axis=1)  # (B, 1)
+    # A row that has ended is carried along, perhaps past the last position.
+    positions = ops.minimum(state.lengths + state.step, decoder.n_positions) - 1
     logits, caches = decoder.decode(
         newest,
         state.caches,
         index=slot,
-        position_ids=(state.lengths + state.step - 1)[:, None],
+        position_ids=positions[:, None],
         attention_mask=state.slot_mask,
         last_only=True,
     )
@@ -243,7 +255,7 @@ def add(state, tokens, newest, rules):
         newest: Dict of the step's "scores" and "logits", (B, V).
         rules: `Rules`.
     """
-    is_end = ops.any(tokens[:, None] == rules.eos_ids[None], axis=1)
+    is_end = ops.any(tokens[:, None] == rules.eos_ids, axis=1)
     return state._replace(
         ids=put_column(state.ids, tokens, state.n_prompt + state.step),
         finished=state.finished | is_end,
@@ -267,7 +279,7 @@ def is_unfinished(until):
 
 def put_column(kept, new, index):
     """Returns `kept` (..., S) with `new` (...,) at `index` of the last axis."""
-    is_there = ops.arange(kept.shape[-1]) == index
+    is_there = ops.arange(ops.shape(kept)[-1]) == index
     return ops.where(is_there, new[..., None], kept)
 
 

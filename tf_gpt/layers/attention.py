@@ -49,11 +49,11 @@ def write_slots(slots, new, index):
     A one-token write is a scatter, which every runtime has; TensorFlow compiles
     `slice_update` by XLA alone, and TF Serving refuses that.
     """
-    n_slots, n_new = slots.shape[2], new.shape[2]
-    if n_new == n_slots:
+    n_new = new.shape[2]
+    if n_new is not None and n_new == slots.shape[2]:
         return new
+    batch, n_head, n_slots, size = ops.shape(slots)
     if n_new == 1:
-        batch, n_head, _, size = ops.shape(slots)
         rows = ops.reshape(slots, (batch * n_head * n_slots, size))
         targets = ops.arange(batch * n_head) * n_slots + index  # (B * H,)
         new = ops.reshape(new, (batch * n_head, size))
@@ -89,7 +89,7 @@ def _attend_newest(query, key, value, visible, cache, index, to_weights):
         `(y, cache, weights)`: (B, H, 1, D), the cache with the token in it, and
         (B, H, 1, S).
     """
-    is_new = ops.arange(cache.keys.shape[2]) == index  # (S,)
+    is_new = ops.arange(ops.shape(cache.keys)[2]) == index  # (S,)
     scores = [_scores(query, cache.keys), _scores(query, key)]
     may_read = [visible & ~is_new, ops.any(visible & is_new, axis=-1, keepdims=True)]
     weights = to_weights(
