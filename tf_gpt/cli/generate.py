@@ -90,6 +90,18 @@ def add_arguments(parser):
         "--overwrite", action="store_true", help="start anew over another run's texts"
     )
     parser.add_argument(
+        "--engine",
+        choices=["tensorflow", "litert"],
+        default="tensorflow",
+        help="litert runs a file of `tf-gpt export --format litert`, which --model "
+        "names, without TensorFlow; default: %(default)s",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        metavar="FOLDER",
+        help="of --engine litert; default: MODEL.tokenizer beside the file",
+    )
+    parser.add_argument(
         "--no-xla", action="store_true", help="do not compile: slower, starts sooner"
     )
     parser.add_argument(
@@ -101,6 +113,12 @@ def add_arguments(parser):
 
 
 def run(arguments):
+    if arguments.engine == "litert":
+        from tf_gpt.cli.generate_litert import run_litert
+
+        return run_litert(arguments)
+    if arguments.tokenizer:
+        raise ValueError("--tokenizer belongs to --engine litert.")
     options = _generation_options(arguments)
     _check(arguments, options)
     prompts = None

@@ -27,3 +27,12 @@ def hub_options(arguments):
         "subfolder": arguments.subfolder,
         "local_files_only": arguments.local_files_only,
     }
+
+
+def default_arguments(add_arguments):
+    """Returns a dict of what a subcommand's arguments are if none is given."""
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return {action.dest: action.default for action in parser._actions}
