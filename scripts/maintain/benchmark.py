@@ -320,14 +320,14 @@ def work(name):
 
 
 class Contestant:
-    """One contestant's process."""
+    """One contestant's process: `script --worker name`, which works off orders."""
 
-    def __init__(self, name, python, **variables):
+    def __init__(self, name, python, script=__file__, **variables):
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **variables}
         environment["CUDA_VISIBLE_DEVICES"] = "-1"
         self.name = name
         self.process = subprocess.Popen(
-            [python, __file__, "--worker", name],
+            [python, script, "--worker", name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -339,14 +339,17 @@ class Contestant:
         self.peak, self.first_s = 0, None
 
     def seconds(self, batch, prompt, new, **more):
-        order = {"batch": batch, "prompt": prompt, "new": new, **more}
+        return self.answer(batch=batch, prompt=prompt, new=new, **more)["seconds"]
+
+    def answer(self, **order):
+        """Sends an order, and returns the answer: a dict with seconds and peak."""
         print(json.dumps(order), file=self.process.stdin, flush=True)
         answer = self._answer()
         self.peak = max(self.peak, answer["peak"])
         if self.first_s is None:
             self.first_s = answer["seconds"]
             self.traced_s = answer.get("traced")
-        return answer["seconds"]
+        return answer
 
     def close(self):
         self.process.stdin.close()
