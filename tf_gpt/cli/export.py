@@ -154,5 +154,29 @@ def _export_litert(arguments):
     print(out.with_suffix(".tokenizer"))
 
 
+def _export_onnx(arguments):
+    """Writes FILE.onnx: logits of given rows."""
+    import pathlib
+
+    import tf_gpt
+    from tf_gpt.cli.convert import CLASSES, find_config
+    from tf_gpt.serving import export_onnx
+
+    out = pathlib.Path(arguments.out)
+    if out.suffix != ".onnx":  # before the model is loaded
+        raise ValueError(f'--out must end in ".onnx". Received: {str(out)!r}.')
+    hub = hub_options(arguments)
+    config, head = find_config(arguments.model, hub)
+    model = getattr(tf_gpt, CLASSES[head]).from_pretrained(
+        arguments.model, config=config, **hub
+    )
+    export_onnx(model, out)
+    print(f"{out}: {type(model).__name__}, {out.stat().st_size / 1e6:.1f} MB")
+
+
 # One function a format.
-_FORMATS = {"litert": _export_litert, "saved_model": _export_saved_model}
+_FORMATS = {
+    "litert": _export_litert,
+    "onnx": _export_onnx,
+    "saved_model": _export_saved_model,
+}

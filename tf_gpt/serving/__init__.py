@@ -8,6 +8,7 @@ _HOME = {
     "ServingClient": "tf_gpt.serving.client",
     "ServingError": "tf_gpt.serving.client",
     "export_litert": "tf_gpt.serving.litert",
+    "export_onnx": "tf_gpt.serving.onnx",
     "export_saved_model": "tf_gpt.serving.export",
 }
 

@@ -150,7 +150,7 @@ def export_saved_model(
         ImportError: If `warmup` has not what it needs.
         OSError: If there is no room, or the files cannot be written.
     """
-    _check_model(model)
+    check_model(model)
     versions.check(directory, version, overwrite)
     buckets = _checked_buckets(model, jit_compile, batch_sizes, lengths, max_new_tokens)
     if warmup:
@@ -222,7 +222,8 @@ def xla_parts(folder):
     return sorted(found)
 
 
-def _check_model(model):
+def check_model(model):
+    """Raises ValueError if a model cannot be exported as a graph."""
     if not isinstance(model, PreTrained) or not model.built:
         raise ValueError(
             "`model` must be a built model of this library, such as "
@@ -230,7 +231,7 @@ def _check_model(model):
         )
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
-            "A SavedModel is made with Keras on TensorFlow. Received: "
+            "An export is made with Keras on TensorFlow. Received: "
             f"KERAS_BACKEND={keras.backend.backend()!r}."
         )
 
