@@ -292,8 +292,8 @@ def report(data, rows, folder):
     for task, setting in TASKS.items():
         simple = {k: f"{100 * v:.1f}" for k, v in baselines(data, task).items()}
         n_train, n_test = map(len, splits(data, task))
-        seeds = len(by_arm.get((task, N_LAYERS, 0.5), []))
         arms = [(n, lm_coef) for n in (-1, N_LAYERS) for lm_coef in (0.0, 0.5)]
+        seeds = max(len(by_arm.get((task, *arm), [])) for arm in arms)
         lines.append(
             f"| {task} ({setting.kind}) | {n_train}, {n_test} | {seeds} | "
             f"{simple.get('majority', '-')} | {simple['bag of words']} | "
@@ -329,7 +329,7 @@ def plot_transfer(by_arm, file):
     axes.set_ylabel("test, x 100")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(file, dpi=150)
+    figure.savefig(file, dpi=120)
 
 
 def read_rows(folder):
