@@ -14,7 +14,7 @@ PACKAGE = pathlib.Path(tf_gpt.__file__).parent
 # A part of the package may import itself and what stands on lower levels, or
 # what is named beside it.
 LEVELS = (
-    {"errors", "config", "outputs", "hub"},
+    {"errors", "config", "outputs", "hub", "storage"},
     {"tokenization"},
     {"generation", "layers", "checkpoints"},
     {"models"},

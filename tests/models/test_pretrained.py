@@ -101,6 +101,35 @@ def test_rematerialised_gradients_are_the_plain_ones(ids, tiny_config, jit):
         np.testing.assert_allclose(got, want, atol=1e-6)
 
 
+@pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
+def test_rematerialised_training_drops_what_plain_training_drops(
+    ids, tiny_config, mode
+):
+    rates = dict.fromkeys(("resid_pdrop", "attn_pdrop"), 0.5)
+    config = OpenAIGPTConfig.from_dict(tiny_config.to_dict(), **rates)
+
+    def trained(rematerialised):
+        keras.utils.set_random_seed(7)
+        model = OpenAIGPTLMHeadModel(config)
+        if rematerialised:
+            model.gradient_checkpointing_enable()
+        model.compile(
+            keras.optimizers.SGD(0.5),
+            run_eagerly=mode == "eager",
+            jit_compile=mode == "xla",
+        )
+        losses = [
+            model.train_on_batch({"input_ids": ids, "labels": ids}) for _ in range(2)
+        ]
+        return losses, model.weights
+
+    losses, weights = trained(False)
+    again, got = trained(True)
+    np.testing.assert_allclose(again, losses, rtol=1e-6)
+    for new, plain in zip(got, weights, strict=True):
+        np.testing.assert_allclose(new, plain, atol=1e-6)
+
+
 def test_weight_paths_do_not_depend_on_names(tiny_config):
     paths = list(weights_by_path(OpenAIGPTModel(tiny_config, name="a")))
     assert paths == list(weights_by_path(OpenAIGPTLMHeadModel(tiny_config, name="b")))

@@ -1,5 +1,4 @@
 import os
-import pathlib
 
 import numpy as np
 import pytest
@@ -56,10 +55,10 @@ def test_bad_arguments_raise_and_leave_nothing(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="`model` must be a built model"):
         export_onnx("mini", tmp_path / "gpt.onnx")
 
-    def no_room(self, data):
-        raise OSError(28, "No space left on device", str(self))
+    def no_room(descriptor):
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pathlib.Path, "write_bytes", no_room)
+    monkeypatch.setattr(os, "fsync", no_room)
     with pytest.raises(OSError, match="No space left"):
         export_onnx(model, tmp_path / "gpt.onnx")
     assert os.listdir(tmp_path) == []

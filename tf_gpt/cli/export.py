@@ -81,19 +81,14 @@ def _integers(text):
 
 def _export_saved_model(arguments):
     """Writes OUT/VERSION, with the signatures of texts if there is a vocabulary."""
-    import tf_gpt
-    from tf_gpt.cli.convert import CLASSES, find_config
-    from tf_gpt.serving import versions
+    from tf_gpt.serving import export_saved_model, versions
 
     # Before a model is loaded.
     versions.check(arguments.out, arguments.version, arguments.overwrite)
     hub = hub_options(arguments)
-    config, head = find_config(arguments.model, hub)
     tokenizer = None if arguments.no_text else _graph_tokenizer(arguments.model, hub)
-    model = getattr(tf_gpt, CLASSES[head]).from_pretrained(
-        arguments.model, config=config, **hub
-    )
-    path = tf_gpt.serving.export_saved_model(
+    model = _load_model(arguments.model, hub)
+    path = export_saved_model(
         model,
         arguments.out,
         tokenizer,
@@ -137,14 +132,10 @@ def _graph_tokenizer(name, hub):
 
 def _export_litert(arguments):
     """Writes FILE.tflite, and its tokenizer into FILE.tokenizer beside it."""
-    import pathlib
-
     from tf_gpt import OpenAIGPTLMHeadModel, OpenAIGPTTokenizer
     from tf_gpt.serving import export_litert
 
-    out = pathlib.Path(arguments.out)
-    if out.suffix != ".tflite":  # before the model is loaded
-        raise ValueError(f'--out must end in ".tflite". Received: {str(out)!r}.')
+    out = _file(arguments.out, ".tflite")
     hub = hub_options(arguments)
     tokenizer = OpenAIGPTTokenizer.from_pretrained(arguments.model, **hub)
     model = OpenAIGPTLMHeadModel.from_pretrained(arguments.model, **hub)
@@ -156,22 +147,31 @@ def _export_litert(arguments):
 
 def _export_onnx(arguments):
     """Writes FILE.onnx: logits of given rows."""
-    import pathlib
-
-    import tf_gpt
-    from tf_gpt.cli.convert import CLASSES, find_config
     from tf_gpt.serving import export_onnx
 
-    out = pathlib.Path(arguments.out)
-    if out.suffix != ".onnx":  # before the model is loaded
-        raise ValueError(f'--out must end in ".onnx". Received: {str(out)!r}.')
-    hub = hub_options(arguments)
-    config, head = find_config(arguments.model, hub)
-    model = getattr(tf_gpt, CLASSES[head]).from_pretrained(
-        arguments.model, config=config, **hub
-    )
+    out = _file(arguments.out, ".onnx")
+    model = _load_model(arguments.model, hub_options(arguments))
     export_onnx(model, out)
     print(f"{out}: {type(model).__name__}, {out.stat().st_size / 1e6:.1f} MB")
+
+
+def _file(name, suffix):
+    """Returns the path of a file to write, checked before a model is loaded."""
+    import pathlib
+
+    path = pathlib.Path(name)
+    if path.suffix != suffix:
+        raise ValueError(f'--out must end in "{suffix}". Received: {name!r}.')
+    return path
+
+
+def _load_model(name, hub):
+    """Returns a model of the class that was saved."""
+    import tf_gpt
+    from tf_gpt.cli.convert import CLASSES, find_config
+
+    config, head = find_config(name, hub)
+    return getattr(tf_gpt, CLASSES[head]).from_pretrained(name, config=config, **hub)
 
 
 # One function a format.

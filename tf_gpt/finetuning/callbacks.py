@@ -13,6 +13,7 @@ import keras
 
 from tf_gpt.errors import CheckpointError
 from tf_gpt.finetuning import checkpoint, distributed
+from tf_gpt.storage import replaced_file
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -474,7 +475,7 @@ def _write_log(file, rows):
     columns = list(dict.fromkeys(name for row in rows for name in row))
     if not columns:
         return
-    with checkpoint.replaced_file(file, "w") as stream:
+    with replaced_file(file, "w") as stream:
         writer = csv.DictWriter(stream, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

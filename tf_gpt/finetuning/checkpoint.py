@@ -15,6 +15,7 @@ import numpy as np
 from tf_gpt.checkpoints.safetensors_file import TYPES, open_safetensors
 from tf_gpt.checkpoints.stored import NUMPY_TYPES
 from tf_gpt.errors import CheckpointError
+from tf_gpt.storage import replaced_file
 
 # What the format has no name for is kept as the bits of what it has one for:
 # states of seed generators, and counters.
@@ -142,36 +143,6 @@ def assign_stored(variables, tensors, file):
 
 
 @contextlib.contextmanager
-def replaced_file(file, mode="wb"):
-    """Yields a stream to a temporary file that takes the name when complete.
-
-    Raises:
-        OSError: If writing fails; the message says that the earlier file stays.
-    """
-    file = pathlib.Path(file)
-    temporary = file.with_name(f".{file.name}.tmp")
-    encoding = None if "b" in mode else "utf-8"
-    try:
-        with open(temporary, mode, encoding=encoding) as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
-        _sync_folder(file.parent)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            kept = (
-                "the earlier one is as it was" if file.exists() else "it is not there"
-            )
-            raise OSError(
-                error.errno, f"Not written ({error.strerror}), {kept}", str(file)
-            ) from error
-        raise
-
-
-@contextlib.contextmanager
 def replaced_folder(folder):
     """Yields a temporary folder that takes the place of `folder` when complete."""
     folder = pathlib.Path(folder)
@@ -198,15 +169,6 @@ def write_json(file, value):
     with replaced_file(file, "w") as stream:
         json.dump(value, stream, indent=2)
         stream.write("\n")
-
-
-def _sync_folder(folder):
-    # Else the new name may be lost with the power, though the data are there.
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _dtype_name(dtype):

@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 from tf_gpt.finetuning import checkpoint
+from tf_gpt.storage import replaced_file
 
 
 def write_report(directory, state, settings, description):
@@ -60,7 +61,7 @@ def draw_curves(file, state):
     row = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, name in zip(row, panels, strict=True):
         _draw(axes, name, state)
-    with checkpoint.replaced_file(file) as stream:
+    with replaced_file(file) as stream:
         figure.savefig(stream, format="png", dpi=110)
     return file.name
 

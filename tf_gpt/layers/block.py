@@ -1,10 +1,8 @@
 """One transformer block. Post-norm; GPT-2 moved the norms in front."""
 
 import functools
-import math
 
 import keras
-from keras import ops
 
 from tf_gpt.layers.attention import CausalSelfAttention
 from tf_gpt.layers.initializers import normal
@@ -19,24 +17,6 @@ ACTIVATIONS = {
     "silu": keras.ops.silu,
     "swish": keras.ops.silu,
 }
-
-
-@ops.custom_gradient
-def _gelu_in_training(x):
-    """The tanh form of GELU, which keeps only its input for the gradient.
-
-    Left to itself, differentiation keeps steps between too, of (B, T, 4C) each.
-    """
-
-    def gradient(*args, upstream=None):
-        (upstream,) = args if upstream is None else (upstream,)  # as backends do
-        factor = math.sqrt(2 / math.pi)
-        squared = x * x
-        tanh = ops.tanh(factor * x * (1 + 0.044715 * squared))
-        slope = factor * (1 + 3 * 0.044715 * squared)
-        return upstream * (0.5 * (1 + tanh) * (1 + x * (1 - tanh) * slope))
-
-    return _TANH_GELU(x), gradient
 
 
 @keras.saving.register_keras_serializable(package="tf_gpt")
@@ -90,10 +70,7 @@ class FeedForward(keras.layers.Layer):
         self.c_proj.build((*x_shape[:-1], 4 * n_embd))
 
     def call(self, x, training=None):
-        activation = ACTIVATIONS[self.afn]
-        if training and activation is _TANH_GELU:
-            activation = _gelu_in_training
-        hidden = activation(self.c_fc(x))  # (B, T, 4C)
+        hidden = ACTIVATIONS[self.afn](self.c_fc(x))  # (B, T, 4C)
         return self.dropout(self.c_proj(hidden), training=training)
 
     def get_config(self):

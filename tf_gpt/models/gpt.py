@@ -112,7 +112,7 @@ class OpenAIGPTModel(PreTrained, keras.Model):
                 training=training,
             )
             if self.rematerialise and training:
-                apply = keras.remat(apply)
+                apply = _recomputed(apply, block)
             hidden, cache, weights = apply(hidden)
             hidden_states.append(hidden)
             attentions.append(weights)
@@ -241,3 +241,23 @@ def _positions(inputs, hidden):
     before_last = seen < seen[:, -1:]  # a token is yet to come
     gaps = ops.cumsum((1 - mask) * ops.cast(before_last, "int32"), axis=1)
     return ops.maximum(positions - gaps, 0)
+
+
+def _recomputed(apply, block):
+    """Returns a call of a block that keeps its input alone for the gradient.
+
+    TensorFlow calls Python once more for the gradient. The dropout's seeds are
+    drawn here, before both: else the second call would drop other values, and the
+    gradient would be that of another function.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return keras.remat(apply)
+    dropouts = (block.attn.attn_dropout, block.attn.resid_dropout, block.mlp.dropout)
+    generators = [layer.seed_generator for layer in dropouts if layer.rate > 0]
+    seeds = [(generator.state, generator.next()) for generator in generators]
+
+    def call(hidden):
+        with keras.StatelessScope(state_mapping=seeds):
+            return apply(hidden)
+
+    return keras.remat(call)

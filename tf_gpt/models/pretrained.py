@@ -164,7 +164,7 @@ class PreTrained:
             )
         directory = pathlib.Path(directory)
         save_safetensors(
-            export_weights(_merged_weights(self), prefix=body_of(self) is not self),
+            export_weights(merged_weights(self), prefix=body_of(self) is not self),
             directory,
             max_shard_size=max_shard_size,
             dtype=dtype,
@@ -596,7 +596,7 @@ class _MergedKernel:
         return kernel if dtype is None else kernel.astype(dtype)
 
 
-def _merged_weights(model):
+def merged_weights(model):
     """Returns `weights_by_path`, with each adapter in its kernel."""
     weights = {
         path: variable

@@ -15,6 +15,7 @@ import secrets
 import numpy as np
 
 from tf_gpt.serving.litert_runtime import Runtime
+from tf_gpt.storage import replaced_file
 
 FORMAT_VERSION = 1
 QUANTIZATIONS = (None, "float16", "int8")
@@ -96,13 +97,8 @@ def export_litert(model, path, quantize=None):
         "generation": defaults,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as stream:
-            graph.write(stream, metadata)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replaced_file(path) as stream:
+        graph.write(stream, metadata)
     return path
 
 
@@ -402,26 +398,10 @@ def _sizes(model):
 
 def _weights(model):
     """Returns a function from a weight's path to it, float32."""
-    body = model.transformer
+    from tf_gpt.models.pretrained import merged_weights
 
-    def array(variable):
-        return np.asarray(variable, "float32")
-
-    def weight(path):
-        *layers, name = path.split("/")
-        first, *rest = layers
-        layer = (
-            body.blocks[int(first[2:])] if first[:2] == "h_" else getattr(body, first)
-        )
-        for part in rest:
-            layer = getattr(layer, part)
-        if name == "kernel":
-            if layer.lora_enabled:  # added to the kernel, unrounded
-                return array(layer.merged_kernel())
-            return array(layer._kernel)  # `kernel` is in the compute dtype
-        return array(getattr(layer, name))
-
-    return weight
+    weights = merged_weights(model)
+    return lambda path: np.asarray(weights[path], "float32")
 
 
 def _check_options(options, vocab_size):

@@ -1,11 +1,11 @@
 """`export_onnx`: what a model says of given rows, as an ONNX file."""
 
 import importlib.util
-import os
 import pathlib
 
 from tf_gpt.serving.export import check_model
 from tf_gpt.serving.signatures import DEFAULT, signatures_of
+from tf_gpt.storage import replaced_file
 
 # The oldest operator set that has all that is needed, and that tf2onnx writes.
 OPSET = 17
@@ -52,10 +52,6 @@ def export_onnx(model, path):
         signature.traced(), list(signature.inputs.values()), opset=OPSET
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(graph.SerializeToString())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replaced_file(path) as stream:
+        stream.write(graph.SerializeToString())
     return path
