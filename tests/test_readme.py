@@ -49,6 +49,7 @@ def original(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda p: p.strip()[-40:])
 def test_every_program_runs(program, original, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -62,6 +63,7 @@ def test_every_program_runs(program, original, tmp_path, monkeypatch):
             np.testing.assert_array_equal(weight, own)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", SHELL, ids=lambda text: text.split("\n")[0][:40])
 def test_every_command_runs(block, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -93,6 +95,7 @@ def one_block(tmp_path_factory):
     return str(folder)
 
 
+@pytest.mark.slow
 def test_the_fine_tuning_guide_runs_from_top_to_bottom(
     one_block, tmp_path, monkeypatch
 ):
@@ -110,6 +113,7 @@ def test_the_fine_tuning_guide_runs_from_top_to_bottom(
         assert (tmp_path / file).is_file()
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_fine_tuning_guide_run(
     one_block, tmp_path, monkeypatch, capsys
 ):

@@ -113,6 +113,7 @@ def test_an_empty_prompt_starts_a_story(capsys):
     assert capsys.readouterr().out.split()
 
 
+@pytest.mark.slow
 def test_a_seed_fixes_the_text_and_samples_differ(capsys):
     command = ["generate", "The king", "--max-new-tokens", "8", "--seed", "5"]
     texts = []

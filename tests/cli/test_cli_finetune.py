@@ -94,6 +94,7 @@ def test_a_classifier_is_trained_evaluated_and_asked(folder, tmp_path, capsys):
     assert [row["label"] for row in again] == [row["label"] for row in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "task, options, names",
     [

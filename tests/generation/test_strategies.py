@@ -283,7 +283,7 @@ class Mutable:
         ({"max_time": -1.0}, "`max_time`.*-1.0"),
         ({"stop_strings": "a"}, "`stop_strings` needs `tokenizer`"),
         ({"stop_strings": [""]}, "`stop_strings`"),
-        ({"num_beams": 2, "streamer": object()}, "streamer.*num_beams=2"),
+        ({"num_beams": 2, "streamer": str}, "streamer.*num_beams=2"),
         ({"num_beams": 2, "stopping_criteria": [len]}, "`stopping_criteria` and beams"),
         ({"no_repeat_ngram_size": -1}, "`no_repeat_ngram_size`.*-1"),
         ({"num_beams": 0}, "`num_beams`.*0"),

@@ -186,6 +186,7 @@ def test_n_transfer_draws_the_blocks_above_anew(
     assert np.abs(after[drawn] - before[drawn]).max() > 0.1
 
 
+@pytest.mark.slow
 def test_it_runs_as_a_user_types_it(small, write, examples, tmp_path):
     file = write(tmp_path / "rows.jsonl", examples("classification", 8))
     command = [sys.executable, str(SCRIPTS / "finetune_classification.py")]

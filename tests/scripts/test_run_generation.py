@@ -62,6 +62,7 @@ def test_each_strategy_gives_the_texts_of_generate(
         assert rows[i]["texts"] == alone(PROMPTS[i], **options, **seed)
 
 
+@pytest.mark.slow
 def test_it_runs_as_a_user_types_it(small, alone, tmp_path):
     command = [sys.executable, str(SCRIPTS / "run_generation.py"), "the king"]
     whole = alone("the king")[0]

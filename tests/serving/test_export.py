@@ -830,6 +830,7 @@ def compiled(tokenizer, tmp_path_factory):
     return model, path, load(path)
 
 
+@pytest.mark.slow
 def test_a_compiled_export_gives_the_same(compiled):
     model, path, signatures = compiled
     assert xla_parts(path)
@@ -881,6 +882,7 @@ def test_a_compiled_export_refuses_what_is_larger(compiled, lengths, n_new, mess
         )
 
 
+@pytest.mark.slow
 def test_warm_up_records_are_requests_that_are_served(model, tokenizer, tmp_path):
     log_pb2 = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2")
     path = export_saved_model(model, tmp_path, tokenizer, warmup=True)

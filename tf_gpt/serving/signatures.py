@@ -37,6 +37,10 @@ DEFAULT = "serving_default"
 # New tokens of a request that does not say how many, as in `GenerationConfig`.
 N_NEW = 20
 
+# Bytes of a prompt's text for each position of the model, at most: ten times what
+# text has. A longer one is refused before the time that tokenizing it would take.
+MAX_BYTES = 64
+
 # Options of `GenerationConfig` that requests have, or that change no ids here.
 _HONOURED = {
     "max_new_tokens",
@@ -639,6 +643,13 @@ class _Text:
 
     def prompt(self, text, bos_id):
         """Returns the rows of prompts; an empty one starts from `bos_id`, if any."""
+        n_bytes = tf.strings.length(text)
+        rule = (
+            f"`text` must have at most {MAX_BYTES} bytes for each of "
+            f"n_positions={self.n_positions}."
+        )
+        good = n_bytes <= MAX_BYTES * self.n_positions
+        (text,) = _after([_require(good, rule, n_bytes)], text)
         rows = self.tokenize(text)
         if bos_id is None:
             return rows
