@@ -34,12 +34,13 @@ class Setting(typing.NamedTuple):
 
     Entries:
         kind: "classification", "entailment", "similarity" or "multiple choice".
-        n_train, n_test: The most examples: as many of each class, or the first.
+        n_train, n_test: The most examples: as many of each class, or evenly spaced.
         batch_size: Examples of a batch.
         max_length: Tokens of a sequence.
         epochs: Epochs.
         seeds: Seeds of the four arms.
         n_classes: The first classes of a task with many.
+        folder: The task's, where it is not its name.
     """
 
     kind: str
@@ -50,19 +51,24 @@ class Setting(typing.NamedTuple):
     epochs: int
     seeds: int
     n_classes: int | None = None
+    folder: str | None = None
 
 
 TASKS = {
-    "clinc150": Setting("classification", 900, 900, 32, 32, 5, 3, n_classes=30),
-    "stsb": Setting("similarity", 800, 1379, 32, 48, 3, 2),
-    "balanced_copa": Setting("multiple choice", 800, 200, 16, 32, 2, 3),
-    "scitail_small": Setting("entailment", 800, 652, 32, 48, 3, 2),
-    "snli_small": Setting("entailment", 1500, 1000, 32, 48, 2, 2),
-    "codah": Setting("multiple choice", 400, 555, 8, 48, 2, 2),
+    "clinc150": Setting("classification", 300, 900, 32, 32, 10, 3, n_classes=30),
+    "clinc150_900": Setting(
+        "classification", 900, 900, 32, 32, 5, 1, n_classes=30, folder="clinc150"
+    ),
+    "stsb": Setting("similarity", 1500, 1379, 32, 48, 3, 2),
+    "balanced_copa": Setting("multiple choice", 800, 200, 16, 32, 2, 1),
+    "scitail_small": Setting("entailment", 800, 652, 32, 48, 3, 1),
+    "snli_small": Setting("entailment", 1500, 1000, 32, 48, 2, 1),
+    "codah": Setting("multiple choice", 400, 555, 8, 48, 2, 1),
     "mctest500": Setting("multiple choice", 160, 300, 8, 128, 1, 1),
 }
 # Of the plot of transferred layers.
 TRANSFER = ("clinc150",)
+TRANSFER_SEEDS = 3
 
 
 class Run(typing.NamedTuple):
@@ -86,15 +92,15 @@ def all_runs():
             if seed < setting.seeds:
                 arms = itertools.product((N_LAYERS, -1), (0.5, 0.0))
                 runs += [Run(task, n, lm_coef, seed) for n, lm_coef in arms]
-        if seed == 0:
+        if seed < TRANSFER_SEEDS:
             between = range(N_LAYERS)
-            runs += [Run(task, n, 0.5, 0) for task in TRANSFER for n in between]
+            runs += [Run(task, n, 0.5, seed) for task in TRANSFER for n in between]
     return runs
 
 
 def read_split(data, task, split, limit):
     """Returns the examples of a split, as many of each class, at most `limit`."""
-    file = data / task / f"{split}.jsonl.gz"
+    file = data / (TASKS[task].folder or task) / f"{split}.jsonl.gz"
     with gzip.open(file, "rt", encoding="utf-8") as stream:
         examples = [json.loads(line) for line in stream]
     kind = TASKS[task].kind
@@ -105,16 +111,21 @@ def read_split(data, task, split, limit):
         by_label = dict(sorted(by_label.items())[: TASKS[task].n_classes])
         share = -(-limit // len(by_label))
         examples = [x for same in by_label.values() for x in same[:share]]
+    if kind == "similarity":  # around 0, since the head has no bias
+        examples = [{**x, "score": x["score"] / 2.5 - 1} for x in examples]
     if task == "balanced_copa":
         words = {"cause": "because", "effect": "so"}
         examples = [{**x, "question": words[x["question"]]} for x in examples]
-    return examples[:limit]
+    # Evenly, since some files begin with one source of several.
+    n_kept = min(limit, len(examples))
+    return [examples[i * len(examples) // n_kept] for i in range(n_kept)]
 
 
 def splits(data, task):
     """Returns (training, test) examples; COPA's own test set is its dev file."""
     setting = TASKS[task]
-    test = "test" if (data / task / "test.jsonl.gz").exists() else "dev"
+    folder = data / (setting.folder or task)
+    test = "test" if (folder / "test.jsonl.gz").exists() else "dev"
     return (
         read_split(data, task, "train", setting.n_train),
         read_split(data, task, test, setting.n_test),
@@ -319,10 +330,11 @@ def plot_transfer(by_arm, file):
     axes = figure.add_subplot()
     for task in TRANSFER:
         numbers = [n for n in range(-1, N_LAYERS + 1) if (task, n, 0.5) in by_arm]
-        # One seed each: the arms have more, of which the first is meant here.
-        values = [100 * by_arm[task, n, 0.5][0] for n in numbers]
+        seeds = [[100 * value for value in by_arm[task, n, 0.5]] for n in numbers]
         measure = "Pearson" if TASKS[task].kind == "similarity" else "accuracy"
-        axes.plot(numbers, values, marker="o", label=f"{task} ({measure})")
+        means = [statistics.mean(values) for values in seeds]
+        axes.plot(numbers, means, marker="o", label=f"{task} ({measure})")
+        axes.vlines(numbers, *zip(*((min(v), max(v)) for v in seeds), strict=True))
     axes.set_xticks(range(-1, N_LAYERS + 1))
     axes.set_xticklabels(["none", "emb.", *range(1, N_LAYERS + 1)])
     axes.set_xlabel("transferred layers")
@@ -349,6 +361,9 @@ def main():
     if not options.report:
         from tqdm import tqdm
 
+        from tf_gpt.finetuning.allocation import keep_freed_memory
+
+        keep_freed_memory()
         options.runs.mkdir(parents=True, exist_ok=True)
         part, parts = map(int, options.part.split("/"))
         for run in tqdm(all_runs()[part::parts], unit="run"):

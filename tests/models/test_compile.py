@@ -305,6 +305,25 @@ def test_a_loss_that_is_not_clear_raises(config, compiled, data, message):
         step()
 
 
+def test_class_weights_need_a_keras_loss(config):
+    for name in ("embd", "attn", "resid"):
+        setattr(config, f"{name}_pdrop", 0.0)
+    config.summary_first_dropout = 0.0
+    model = OpenAIGPTForSequenceClassification(config)
+    batch = next(class_batches())
+    x, y = {"input_ids": batch["input_ids"]}, batch["labels"]
+    weights = {label: 1.0 + label for label in range(config.num_labels)}
+    model.compile("sgd", jit_compile=False)
+    with pytest.raises(ValueError, match=r"`class_weight`.*`loss`.*own loss"):
+        model.fit(batch, class_weight=weights, verbose=0)
+
+    model.compile(keras.optimizers.SGD(0.0), loss=CROSS_ENTROPY, jit_compile=False)
+    got = model.fit(x, y, class_weight=weights, verbose=0, batch_size=len(y))
+    logits = keras.ops.log_softmax(model(x).logits)
+    want = -np.asarray(logits)[np.arange(len(y)), y] * (1.0 + np.asarray(y))
+    np.testing.assert_allclose(got.history["loss"], [want.mean()], rtol=1e-5)
+
+
 def test_double_heads_need_y_by_name(config):
     model = OpenAIGPTDoubleHeadsModel(config)
     batch = next(choice_batches())

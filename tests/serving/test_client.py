@@ -541,7 +541,7 @@ def test_ten_megabytes_of_text_are_refused_and_the_server_goes_on(language_model
     server = language_model[2]
     with ServingClient(getattr(server, url), timeout=300) as client:
         for text in ("once upon " * 2**20, "o" * 10**7):
-            with pytest.raises(ServingError, match="64 bytes.*n_positions") as caught:
+            with pytest.raises(ServingError, match=r"64 bytes.*n_positions") as caught:
                 client.generate([text])
             assert caught.value.code == "INVALID_ARGUMENT"
         assert len(client.tokenize(["once"])) == 1

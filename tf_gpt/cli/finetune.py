@@ -130,6 +130,9 @@ def add_training(parser, epochs=3, batch_size=32, learning_rate=6.25e-5):
 
 def run(arguments):
     _check(arguments)
+    from tf_gpt.finetuning.allocation import keep_freed_memory
+
+    keep_freed_memory()
     import keras
 
     import tf_gpt

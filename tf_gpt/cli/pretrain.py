@@ -46,6 +46,9 @@ def add_arguments(parser):
 def run(arguments):
     import pathlib
 
+    from tf_gpt.finetuning.allocation import keep_freed_memory
+
+    keep_freed_memory()
     import keras
 
     from tf_gpt import OpenAIGPTConfig, OpenAIGPTLMHeadModel

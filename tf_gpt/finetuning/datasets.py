@@ -12,6 +12,7 @@ import pathlib
 
 import numpy as np
 
+from tf_gpt.finetuning.allocation import restore_thresholds
 from tf_gpt.finetuning.readers import describe, is_file
 
 # Files above this are streamed; below, their rows are kept as ids.
@@ -182,6 +183,7 @@ class TaskDataset:
         return dataset if steps is None else counted(dataset, steps)
 
     def _next_epoch(self):
+        restore_thresholds()
         epoch, step = self._start
         batches = self.batches(epoch, step)
         batch = next(batches, None)

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import functools
+import inspect
 import json
 import pathlib
 import tempfile
@@ -440,6 +442,18 @@ class PreTrained:
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.optimizer is not None:
             self.optimizer.build(self.trainable_variables)
+
+    @functools.wraps(keras.Model.fit)
+    def fit(self, *arguments, **options):
+        given = inspect.signature(keras.Model.fit).bind(self, *arguments, **options)
+        # Keras looks the weights up by `y`, and says so by an IndexError.
+        weights = given.arguments.get("class_weight")
+        if weights is not None and self.compiled and self.loss is None:
+            raise ValueError(
+                "`class_weight` needs a `loss` in `compile` and batches `(x, y)`: the "
+                f"model's own loss counts each example once. Received: {weights!r}."
+            )
+        return super().fit(*arguments, **options)
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
