@@ -132,7 +132,8 @@ def run(arguments):
     _check(arguments)
     from tf_gpt.finetuning.allocation import keep_freed_memory
 
-    keep_freed_memory()
+    if not arguments.xla:  # whose compiler leaves gaps that nothing else fits
+        keep_freed_memory()
     import keras
 
     import tf_gpt
