@@ -6,8 +6,9 @@
 
 A step is the next-token loss of GPT-1's sizes (12 layers, 768 wide, 40,478 tokens;
 GPT-2's base where a library has no GPT-1), its gradients and Adam's update, in
-float32, with dropout, each library compiled as well as it can be. Each contestant has a process of its own for each case, which
-does nothing else: its peak memory is the largest resident set, compiling included.
+float32, with dropout, each library compiled as well as it can be. Each contestant has
+a process of its own for each case, which does nothing else: its peak memory is the
+largest resident set, compiling included.
 Repetitions go round the contestants, so that a slow minute of the machine hits all
 of them. Figures are medians, with the smallest and the largest.
 

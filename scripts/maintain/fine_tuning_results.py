@@ -180,15 +180,17 @@ def fine_tune(run, data, learning_rate=LEARNING_RATE):
     began = time.monotonic()
     history = model.fit(dataset.as_tf_data(), epochs=setting.epochs, verbose=0)
     seconds = time.monotonic() - began
-    outputs = model.predict(
-        task.dataset(test, 64, labelled=False).as_tf_data(), verbose=0
-    )
+    # Batch by batch, since two heads give every token's scores as well.
+    name = "mc_logits" if setting.kind == "multiple choice" else "logits"
+    batches = task.dataset(test, 16, labelled=False).batches()
+    scores = [model.predict_on_batch(batch)[name] for batch in batches]
+    scores = np.concatenate(scores)
     if setting.kind == "similarity":
-        predicted = outputs["logits"][:, 0]
+        predicted = scores[:, 0]
     elif setting.kind == "multiple choice":
-        predicted = outputs["mc_logits"].argmax(-1).tolist()
+        predicted = scores.argmax(-1).tolist()
     else:
-        predicted = [task.label_names[i] for i in outputs["logits"].argmax(-1)]
+        predicted = [task.label_names[i] for i in scores.argmax(-1)]
     return {
         **run._asdict(),
         "quality": quality(setting.kind, predicted, gold(setting.kind, test)),
