@@ -99,7 +99,6 @@ def test_replicas_of_one_machine_train_as_one_process(tmp_path, one_process):
     assert_equal_to_one_process(found, one_process, KINDS)
 
 
-@pytest.mark.slow
 def test_a_plain_fit_on_replicas_of_one_machine_has_the_gradient_of_one(tmp_path):
     alone = worker_program.plain_fit(tf.distribute.get_strategy())
     (found,) = results(1, tmp_path / "out", plain=True, replicas=2)

@@ -194,7 +194,6 @@ def test_no_kernel_is_rounded_to_the_compute_dtype(tmp_path, how):
         np.testing.assert_allclose(value, weights[path], rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.slow
 def test_generation_is_the_same_merged_and_not():
     model = new()
 

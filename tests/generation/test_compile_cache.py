@@ -36,7 +36,6 @@ def test_it_is_too_late_once_tensorflow_is_imported(tmp_path):
         use_compile_cache(tmp_path / "cache")
 
 
-@pytest.mark.slow
 def test_the_variable_is_enough_and_a_second_process_finds_the_functions(tmp_path):
     program = (
         "import numpy as np, tf_gpt\n"
