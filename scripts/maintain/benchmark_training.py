@@ -6,11 +6,11 @@
 
 A step is the next-token loss of GPT-1's sizes (12 layers, 768 wide, 40,478 tokens;
 GPT-2's base where a library has no GPT-1), its gradients and Adam's update, in
-float32, with dropout, each library compiled as well as it can be. Each contestant has
-a process of its own for each case, which does nothing else: its peak memory is the
-largest resident set, compiling included.
-Repetitions go round the contestants, so that a slow minute of the machine hits all
-of them. Figures are medians, with the smallest and the largest.
+float32, with dropout; those on TensorFlow compiled by XLA, or not. Each contestant
+has a process of its own for each case, which does nothing else: its peak memory is
+the largest resident set, compiling included. Repetitions go round the contestants,
+so that a slow minute of the machine hits all of them. Figures are medians, with the
+smallest and the largest.
 
 The share of the limit is `operations of the products x tokens per second / what one
 large product reaches`, which NumPy measures between the repetitions. CPU seconds are

@@ -2,7 +2,7 @@
 
 A step frees its temporaries, and the next one wants as much again. Memory that went
 back to the system in between comes again page by page, each of which costs a fault:
-up to half of a step's time. See docs/SPEED.md.
+up to half of the CPU time of a small model's steps. See docs/SPEED.md.
 """
 
 import ctypes
@@ -23,8 +23,8 @@ _trim_threshold = _LARGEST_TRIM_THRESHOLD
 def keep_freed_memory():
     """Lets the process keep all that is freed, for the next step.
 
-    For programs that train and do little else. Their steps take a tenth less at
-    GPT-1's sizes, and the process stays as large as it ever was. Does nothing once
+    For programs that train and do little else: the process stays as large as it
+    ever was. Does nothing once
     TensorFlow is imported (its threads then have places of their own for memory),
     where the C library is not glibc, or where the environment has settings for it.
     """
