@@ -4,9 +4,9 @@ Imports nothing heavy, so that a command line can read a model's sizes at once.
 """
 
 import json
-import os
 import pathlib
-import tempfile
+
+from tf_gpt.storage import replaced_file
 
 FILE_NAME = "config.json"
 
@@ -331,12 +331,8 @@ class OpenAIGPTConfig:
         directory = pathlib.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
-        with tempfile.NamedTemporaryFile(
-            "w", dir=directory, delete=False, encoding="utf-8"
-        ) as file:
-            file.write(text)
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, directory / FILE_NAME)
+        with replaced_file(directory / FILE_NAME, "w") as stream:
+            stream.write(text)
 
     def __eq__(self, other):
         return isinstance(other, OpenAIGPTConfig) and self.to_dict() == other.to_dict()

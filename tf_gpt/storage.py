@@ -21,7 +21,7 @@ def replaced_file(file, mode="wb"):
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, file)
-        sync_folder(file.parent)
+        _sync_folder(file.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -35,7 +35,7 @@ def replaced_file(file, mode="wb"):
         raise
 
 
-def sync_folder(folder):
+def _sync_folder(folder):
     """Has the disk keep the names in a folder."""
     # Else the new name may be lost with the power, though the data are there.
     descriptor = os.open(folder, os.O_RDONLY)

@@ -68,7 +68,6 @@ TASKS = {
 }
 # Of the plot of transferred layers.
 TRANSFER = ("clinc150",)
-TRANSFER_SEEDS = 3
 
 
 class Run(typing.NamedTuple):
@@ -92,9 +91,9 @@ def all_runs():
             if seed < setting.seeds:
                 arms = itertools.product((N_LAYERS, -1), (0.5, 0.0))
                 runs += [Run(task, n, lm_coef, seed) for n, lm_coef in arms]
-        if seed < TRANSFER_SEEDS:
-            between = range(N_LAYERS)
-            runs += [Run(task, n, 0.5, seed) for task in TRANSFER for n in between]
+        for task in TRANSFER:
+            if seed < TASKS[task].seeds:
+                runs += [Run(task, n, 0.5, seed) for n in range(N_LAYERS)]
     return runs
 
 

@@ -255,6 +255,16 @@ def test_tokenize_and_detokenize_are_the_tokenizers(tokenizer, ask):
     assert [text.decode() for text in back] == expected
 
 
+def test_a_text_may_have_64_bytes_for_each_position(ask):
+    limit = 64 * 512
+    longest = "the king".rjust(limit).encode()
+    made = ask("generate_text", text=np.array([longest], object), **options_of(1))
+    short = ask("generate_text", text=np.array([b"the king"], object), **options_of(1))
+    assert made["output_text"] == short["output_text"]
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"64 bytes.*{limit + 1}"):
+        ask("generate_text", text=np.array([longest + b"s"], object), **options_of(1))
+
+
 def test_an_empty_text_starts_from_the_start_token(tokenizer, tmp_path):
     model = small_model(bos_token_id=2)
     signatures = load(export_saved_model(model, tmp_path, tokenizer))

@@ -47,6 +47,7 @@ def open_torch(file) -> dict[str, StoredTensor]:
             stream.seek(0)
             read = _read_zip if is_zip else _read_legacy
             state, places = read(file, _Bounded(stream, size))
+    # `zipfile` raises NotImplementedError for a version or compression unknown to it.
     except (OSError, zipfile.BadZipFile, NotImplementedError, UnicodeError) as error:
         raise CheckpointError(f"{file} cannot be read: {error}.") from error
     if type(state) is not dict:

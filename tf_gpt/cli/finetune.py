@@ -132,7 +132,7 @@ def run(arguments):
     _check(arguments)
     from tf_gpt.finetuning.allocation import keep_freed_memory
 
-    if not arguments.xla:  # whose compiler leaves gaps that nothing else fits
+    if not arguments.xla:  # with which the peak was half as high again
         keep_freed_memory()
     import keras
 

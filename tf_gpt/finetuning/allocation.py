@@ -29,7 +29,7 @@ def keep_freed_memory():
     where the C library is not glibc, or where the environment has settings for it.
     """
     global _trim_threshold
-    if "tensorflow" in sys.modules or not _is_ours():
+    if "tensorflow" in sys.modules or not _is_free(""):
         return
     _trim_threshold = 2**31 - 1
     _set(_ARENA_MAX, 1)
@@ -45,13 +45,16 @@ def restore_thresholds():
     which also ends glibc's own adjusting: from there on each block of more than
     128 kB goes back to the system when it is freed.
     """
-    if _is_ours():
+    if _is_free("trim_threshold", "mmap_threshold"):
         _set(_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
         _set(_TRIM_THRESHOLD, _trim_threshold)
 
 
-def _is_ours():
+def _is_free(*names):
+    """Whether there is a glibc, and the environment sets nothing of these names."""
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
     is_set = any(name.startswith("MALLOC_") for name in os.environ)
+    is_set |= any(f"glibc.malloc.{name}" in tunables for name in names)
     return platform.libc_ver()[0] == "glibc" and not is_set
 
 

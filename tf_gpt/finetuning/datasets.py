@@ -160,6 +160,9 @@ class TaskDataset:
         that is given up is begun again. `fit` may take it as it is. TensorFlow
         does not shard it over workers: `shard` has.
 
+        In glibc each iteration sets the thresholds of `malloc` for the process: see
+        `allocation.restore_thresholds`.
+
         Of `steps_per_epoch` batches it tells `fit` that many, also where
         `start_at` makes the first iteration shorter.
         """

@@ -3,9 +3,7 @@
 import dataclasses
 import json
 import math
-import os
 import pathlib
-import tempfile
 from typing import Any
 
 from tf_gpt.generation import token_rules
@@ -21,6 +19,7 @@ from tf_gpt.generation.processors import (
     TopP,
     TypicalP,
 )
+from tf_gpt.storage import replaced_file
 
 FILE_NAME = "generation_config.json"
 
@@ -532,12 +531,8 @@ class GenerationConfig:
         directory = pathlib.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
-        with tempfile.NamedTemporaryFile(
-            "w", dir=directory, delete=False, encoding="utf-8"
-        ) as file:
-            file.write(text)
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, directory / FILE_NAME)
+        with replaced_file(directory / FILE_NAME, "w") as stream:
+            stream.write(text)
 
 
 _DEFAULTS = {

@@ -101,7 +101,8 @@ def export_saved_model(
             `skip_special_tokens=True`.
         generate_text: `text` and the options of `generate` -> `output_text` string
             (B,), prompt and new text. An empty text starts from `bos_token_id`, if
-            the model has one.
+            the model has one. One of more than 64 bytes for each of n_positions is
+            refused before it is tokenized.
         classify_text: `text` -> as `classify`. With a tokenizer that has task tokens
             (`add_tokens_for(task_tokens=True)`), `[start] text [extract]`, as in
             fine-tuning; longer texts are cut at the end, as there.
