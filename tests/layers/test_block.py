@@ -1,9 +1,10 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tf_gpt.layers.attention import causal_mask
-from tf_gpt.layers.block import FeedForward, TransformerBlock
+from tf_gpt.layers.block import FeedForward, TransformerBlock, gelu_in_training
 from tf_gpt.layers.summary import SequenceSummary
 
 
@@ -28,6 +29,47 @@ def test_feed_forward_honours_its_activation(afn):
     fc, fc_bias, proj, proj_bias = (w.numpy().astype("float64") for w in layer.weights)
     want = BY_HAND[afn](x @ fc + fc_bias) @ proj + proj_bias
     np.testing.assert_allclose(layer(x), want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 2e-5), ("bfloat16", 4e-2)])
+def test_the_derivative_of_gelu_in_training_is_its_definitions(
+    dtype, tolerance, jit_compile
+):
+    # `1 - t^2` loses digits where t is near 1, as it does in TensorFlow's derivative.
+    x = np.linspace(-6, 6, 241)
+    points = tf.cast(x, dtype)
+
+    @tf.function(jit_compile=jit_compile)
+    def value_and_gradient(points):
+        with tf.GradientTape() as tape:
+            tape.watch(points)
+            y = gelu_in_training(points)
+        return y, tape.gradient(y, points, output_gradients=3 * tf.ones_like(points))
+
+    value, gradient = value_and_gradient(points)
+    assert value.dtype == gradient.dtype == dtype
+    x = points.numpy().astype("float64")
+    by_difference = (tanh_gelu(x + 1e-5) - tanh_gelu(x - 1e-5)) / 2e-5
+    np.testing.assert_allclose(
+        tf.cast(value, "float64"), tanh_gelu(x), rtol=tolerance, atol=tolerance
+    )
+    np.testing.assert_allclose(
+        tf.cast(gradient, "float64"), 3 * by_difference, rtol=tolerance, atol=tolerance
+    )
+
+
+def test_a_feed_forward_layer_trains_as_it_infers():
+    layer = FeedForward(resid_pdrop=0.0, initializer_range=1.0)
+    layer.build((None, None, 4))
+    x = tf.constant(np.linspace(-3, 3, 24, dtype="float32").reshape(2, 3, 4))
+    found = {}
+    for training in (False, True):
+        with tf.GradientTape() as tape:
+            y = layer(x, training=training)
+        found[training] = [y, *tape.gradient(y, layer.trainable_variables)]
+    for a, b in zip(found[False], found[True], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 def test_an_unknown_activation_raises():

@@ -1,22 +1,44 @@
 """One transformer block. Post-norm; GPT-2 moved the norms in front."""
 
 import functools
+import math
 
 import keras
+from keras import ops
 
 from tf_gpt.layers.attention import CausalSelfAttention
 from tf_gpt.layers.initializers import normal
 from tf_gpt.layers.products import Projection
 
 # The released weights were trained with the tanh form of GELU; "gelu" means it.
-_TANH_GELU = functools.partial(keras.ops.gelu, approximate=True)
+_TANH_GELU = functools.partial(ops.gelu, approximate=True)
 ACTIVATIONS = {
     "gelu": _TANH_GELU,
     "gelu_new": _TANH_GELU,
-    "relu": keras.ops.relu,
-    "silu": keras.ops.silu,
-    "swish": keras.ops.silu,
+    "relu": ops.relu,
+    "silu": ops.silu,
+    "swish": ops.silu,
 }
+
+
+@ops.custom_gradient
+def gelu_in_training(x):
+    """Returns the tanh form of GELU of x (...), which keeps x alone for the gradient.
+
+    TensorFlow keeps several tensors of this size, the largest of a block. With
+    `u = sqrt(2 / pi) (x + 0.044715 x^3)` and `t = tanh(u)` the derivative is
+    `(1 + t + x (1 - t^2) u') / 2`.
+    """
+    slope = (2 / math.pi) ** 0.5
+
+    def gradient(*args, upstream=None):
+        (upstream,) = args if upstream is None else (upstream,)
+        square = x * x
+        t = ops.tanh(slope * x * (1 + 0.044715 * square))
+        d_inner = slope * (1 + 3 * 0.044715 * square)
+        return upstream * 0.5 * (1 + t + x * (1 - t * t) * d_inner)
+
+    return _TANH_GELU(x), gradient
 
 
 @keras.saving.register_keras_serializable(package="tf_gpt")
@@ -70,7 +92,10 @@ class FeedForward(keras.layers.Layer):
         self.c_proj.build((*x_shape[:-1], 4 * n_embd))
 
     def call(self, x, training=None):
-        hidden = ACTIVATIONS[self.afn](self.c_fc(x))  # (B, T, 4C)
+        activation = ACTIVATIONS[self.afn]
+        if training and activation is _TANH_GELU:
+            activation = gelu_in_training
+        hidden = activation(self.c_fc(x))  # (B, T, 4C)
         return self.dropout(self.c_proj(hidden), training=training)
 
     def get_config(self):
