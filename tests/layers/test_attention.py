@@ -134,3 +134,54 @@ def test_write_slots_replaces_just_these(n_new, jit):
         want = slots.copy()
         want[:, :, index : index + n_new] = -1
         np.testing.assert_array_equal(write(slots, new, tf.constant(index)), want)
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_attention_computed_again_has_the_gradients_of_attention_kept(
+    monkeypatch, x, rate, mode
+):
+    visible = causal_mask(x.shape[1], x.shape[1])
+
+    def trained():
+        keras.utils.set_random_seed(5)
+        layer = CausalSelfAttention(3, attn_pdrop=rate, resid_pdrop=rate)
+        layer.build((None, None, 12))
+        inputs = tf.convert_to_tensor(x)
+
+        def step(inputs):
+            with tf.GradientTape() as tape:
+                tape.watch(inputs)
+                y, _, weights = layer(inputs, visible, training=True)
+                loss = tf.reduce_sum(y**2)
+            variables = [inputs, *layer.trainable_variables]
+            return [y, weights, *tape.gradient(loss, variables)]
+
+        if mode != "eager":
+            step = tf.function(step, jit_compile=mode == "xla")
+        step(inputs)  # the second call draws other seeds
+        return step(inputs), layer.non_trainable_variables
+
+    found, seeds = trained()
+    monkeypatch.setattr(
+        CausalSelfAttention,
+        "_attend_in_training",
+        lambda self, attend, *heads: attend(*heads),
+    )
+    wanted, plain_seeds = trained()
+    for got, want in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    for got, want in zip(seeds, plain_seeds, strict=True):
+        np.testing.assert_array_equal(got, want)
+    if rate:
+        assert np.mean(np.equal(found[1], 0.0)) > 0.6  # half dropped, half unseen
+
+
+def test_a_head_mask_gets_its_gradient_in_training(layer, x):
+    visible = causal_mask(x.shape[1], x.shape[1])
+    mask = tf.ones((1, 3, 1, 1))
+    with tf.GradientTape() as tape:
+        tape.watch(mask)
+        y, _, _ = layer(x, visible, head_mask=mask, training=True)
+        loss = tf.reduce_sum(y**2)
+    assert np.all(np.abs(tape.gradient(loss, mask)) > 1e-3)

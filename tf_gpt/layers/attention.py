@@ -13,6 +13,7 @@ from keras import ops
 
 from tf_gpt.layers.initializers import normal
 from tf_gpt.layers.products import Projection
+from tf_gpt.layers.recompute import with_fixed_dropout
 
 # Added to no score; it replaces scores. Large enough to vanish in a float32
 # softmax, finite so that a fully masked (padding) row gives numbers, not NaN.
@@ -195,8 +196,15 @@ class CausalSelfAttention(keras.layers.Layer):
                     values=write_slots(cache.values, value, cache_index),
                 )
                 key, value = cache  # (B, H, S, D)
-            weights = to_weights(_scores(query, key), visible)
-            y = ops.einsum("bhts,bhsd->bhtd", weights, value)
+
+            def attend(query, key, value):
+                weights = to_weights(_scores(query, key), visible)
+                return ops.einsum("bhts,bhsd->bhtd", weights, value), weights
+
+            if training and isinstance(head_mask, tuple):
+                y, weights = self._attend_in_training(attend, query, key, value)
+            else:
+                y, weights = attend(query, key, value)
         y = self.c_proj(self._merge_heads(y))
         return self.resid_dropout(y, training=training), cache, weights
 
@@ -209,6 +217,20 @@ class CausalSelfAttention(keras.layers.Layer):
             "initializer_range": self.initializer_range,
             "head_size": self.head_size,
         }
+
+    def _attend_in_training(self, attend, *heads):
+        """Attends without keeping the (B, H, T, S) weights for the gradient.
+
+        They are the largest part of a step's memory at 512 tokens, and cheap to
+        compute again. A head mask has gradients of its own, which TensorFlow does
+        not give to what is computed again.
+        """
+        if keras.backend.backend() != "tensorflow":
+            return attend(*heads)
+        attend = with_fixed_dropout(attend, [self.attn_dropout])
+        y = keras.remat(lambda *heads: attend(*heads)[0])(*heads)
+        # Where nobody reads them, compiled training never makes these.
+        return y, attend(*heads)[1]
 
     def _weights(self, scores, visible, head_mask, training):
         """Returns what each query reads of each key, for scores (B, H, T, S)."""

@@ -9,6 +9,7 @@ from tf_gpt.layers.attention import KVCache, causal_mask
 from tf_gpt.layers.block import TransformerBlock
 from tf_gpt.layers.initializers import normal
 from tf_gpt.layers.products import tied_logits
+from tf_gpt.layers.recompute import with_fixed_dropout
 from tf_gpt.models import inputs as call_inputs
 from tf_gpt.models import losses
 from tf_gpt.models.pretrained import PreTrained, kept_heads
@@ -244,20 +245,12 @@ def _positions(inputs, hidden):
 
 
 def _recomputed(apply, block):
-    """Returns a call of a block that keeps its input alone for the gradient.
-
-    TensorFlow calls Python once more for the gradient. The dropout's seeds are
-    drawn here, before both: else the second call would drop other values, and the
-    gradient would be that of another function.
-    """
-    if keras.backend.backend() != "tensorflow":
-        return keras.remat(apply)
-    dropouts = (block.attn.attn_dropout, block.attn.resid_dropout, block.mlp.dropout)
-    generators = [layer.seed_generator for layer in dropouts if layer.rate > 0]
-    seeds = [(generator.state, generator.next()) for generator in generators]
-
-    def call(hidden):
-        with keras.StatelessScope(state_mapping=seeds):
-            return apply(hidden)
-
-    return keras.remat(call)
+    """Returns a call of a block that keeps its input alone for the gradient."""
+    if keras.backend.backend() == "tensorflow":
+        dropouts = (
+            block.attn.attn_dropout,
+            block.attn.resid_dropout,
+            block.mlp.dropout,
+        )
+        apply = with_fixed_dropout(apply, dropouts)
+    return keras.remat(apply)
