@@ -64,7 +64,7 @@ TASKS = {
     "scitail_small": Setting("entailment", 800, 652, 32, 48, 3, 1),
     "snli_small": Setting("entailment", 1500, 1000, 32, 48, 2, 1),
     "codah": Setting("multiple choice", 400, 555, 8, 48, 2, 1),
-    "mctest500": Setting("multiple choice", 160, 300, 8, 128, 1, 1),
+    "mctest500": Setting("multiple choice", 240, 300, 8, 320, 2, 1),
 }
 # Of the plot of transferred layers.
 TRANSFER = ("clinc150",)
@@ -341,7 +341,7 @@ def plot_transfer(by_arm, file):
     axes.set_xlabel("transferred layers")
     axes.set_ylabel("test, x 100")
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="lower right")
     figure.savefig(file, dpi=120)
 
 
