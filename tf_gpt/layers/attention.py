@@ -132,10 +132,13 @@ class CausalSelfAttention(keras.layers.Layer):
     Returns:
         `(y, cache, weights)`: y is (B, T, C); cache has slots `cache_index` to
         `cache_index + T` overwritten, and is `()` if `()` came in; weights
-        (B, H, T, S) are what each query read of each key.
+        (B, H, T, S) are what each query read of each key. In training the
+        gradient computes them again, unless there is a head mask.
 
     Raises:
         ValueError: On build, if `n_head` does not divide the hidden size.
+        NotImplementedError: For a gradient of a gradient, by TensorFlow, in
+            training.
 
     Source: Radford et al. 2018, section 3.1; weight names as released.
     """
