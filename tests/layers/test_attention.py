@@ -177,6 +177,26 @@ def test_attention_computed_again_has_the_gradients_of_attention_kept(
         assert np.mean(np.equal(found[1], 0.0)) > 0.6  # half dropped, half unseen
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_gradient_of_a_gradient_is_refused_in_training_alone(layer, x, compiled):
+    x, visible = tf.convert_to_tensor(x), causal_mask(x.shape[1], x.shape[1])
+
+    def twice(training):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                y, _, _ = layer(x, visible, training=training)
+                loss = tf.reduce_sum(y**2)
+            norm = tf.reduce_sum(inner.gradient(loss, x) ** 2)
+        return outer.gradient(norm, x)
+
+    run = tf.function(twice) if compiled else twice
+    assert np.all(np.isfinite(run(False)))
+    with pytest.raises(NotImplementedError, match="recompute_grad"):
+        run(True)
+
+
 def test_a_head_mask_gets_its_gradient_in_training(layer, x):
     visible = causal_mask(x.shape[1], x.shape[1])
     mask = tf.ones((1, 3, 1, 1))

@@ -228,7 +228,7 @@ class CausalSelfAttention(keras.layers.Layer):
         compute again. A head mask has gradients of its own, which TensorFlow does
         not give to what is computed again.
         """
-        if keras.backend.backend() != "tensorflow":
+        if keras.backend.backend() != "tensorflow":  # measured there alone
             return attend(*heads)
         attend = with_fixed_dropout(attend, [self.attn_dropout])
         y = keras.remat(lambda *heads: attend(*heads)[0])(*heads)
