@@ -1,32 +1,28 @@
 """GPT on LiteRT: one .tflite file, and the generator that drives it.
 
-The file has a signature of one token and one of a chunk of `CHUNK` tokens for each
-number of slots in the caches, over one copy of the weights. They read the caches
-and return the new keys and values alone: the generator writes these into its own
-arrays, which LiteRT reads where they lie. `LiteRTGenerator` needs NumPy and
+The file has a signature of one token and one of a chunk of `CHUNK` tokens, over one
+copy of the weights. They read the caches, of any number of slots, and return the new
+keys and values alone: the generator writes these into its own arrays, which LiteRT
+reads where they lie. `LiteRTGenerator` needs NumPy and
 `ai_edge_litert` (`pip install tf-gpt[litert]`), and imports no TensorFlow.
 """
 
 import os
 import pathlib
+import random
 import re
-import secrets
 
 import numpy as np
 
+from tf_gpt.serving.litert_file import read_metadata
 from tf_gpt.serving.litert_runtime import Runtime
 from tf_gpt.storage import replaced_file
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 QUANTIZATIONS = (None, "float16", "int8")
 
 # Tokens that a prompt is read by at a time; the last chunk of a prompt is padded.
 CHUNK = 32
-
-# The caches grow in these steps: what attention costs goes by the slots. Not more,
-# for at full size each one's two signatures take about 15 MB when they are loaded.
-SLOTS = (64, 192, 512, 1024, 2048)
-_SLOT_MULTIPLE = 16  # keeps every cache aligned to 64 bytes, as LiteRT wants it
 
 # Options of `generate`, with the defaults of `GenerationConfig`.
 OPTIONS = {
@@ -83,16 +79,12 @@ def export_litert(model, path, quantize=None):
     sizes = _sizes(model)
     graph = litert_graph.Graph()
     decoder = litert_graph.Decoder(graph, _weights(model), sizes, quantize)
-    slots = slot_buckets(sizes["n_positions"])
-    for n_slots in slots:
-        decoder.add_signature(f"step_{n_slots}", 1, n_slots, with_logits=True)
-    for n_slots in slots:
-        decoder.add_signature(f"prefill_{n_slots}", CHUNK, n_slots, with_logits=False)
+    decoder.add_signature("step", 1, with_logits=True)
+    decoder.add_signature("prefill", CHUNK, with_logits=False)
     metadata = {
         "format_version": FORMAT_VERSION,
         "quantize": quantize,
         "chunk": CHUNK,
-        "slots": slots,
         "sizes": sizes,
         "generation": defaults,
     }
@@ -100,12 +92,6 @@ def export_litert(model, path, quantize=None):
     with replaced_file(path) as stream:
         graph.write(stream, metadata)
     return path
-
-
-def slot_buckets(n_positions):
-    """Returns the numbers of slots that caches for `n_positions` tokens have."""
-    longest = -(-n_positions // _SLOT_MULTIPLE) * _SLOT_MULTIPLE
-    return [n for n in SLOTS if n < longest] + [longest]
 
 
 class LiteRTGenerator:
@@ -171,7 +157,9 @@ class LiteRTGenerator:
         ids = self._prompt(input_ids, options["bos_token_id"])
         n_new = self._n_new(len(ids), options)
         seed = options["seed"]
-        options["seed"] = secrets.randbelow(2**31) if seed is None else seed
+        options["seed"] = (
+            random.SystemRandom().randrange(2**31) if seed is None else seed
+        )
         new = []
         for token in self._tokens(ids, n_new, options):
             new.append(token)
@@ -290,8 +278,6 @@ class LiteRTGenerator:
 
 def _read_metadata(path):
     """Returns the file's metadata, checked."""
-    from tf_gpt.serving.litert_graph import read_metadata
-
     path = pathlib.Path(path)
     if not path.is_file():
         raise ValueError(f"There is no file {str(path)!r}.")
@@ -301,13 +287,15 @@ def _read_metadata(path):
             f"{path} has the format version {metadata.get('format_version')!r}; this "
             f"library reads {FORMAT_VERSION}. Export the model again."
         )
-    if not _is_complete(metadata):
-        raise ValueError(f"{path} is damaged: its metadata lacks entries.")
+    if not _is_complete(metadata, path.stat().st_size):
+        raise ValueError(
+            f"{path} is damaged: its metadata lacks entries, or has sizes that no such file can have."
+        )
     return metadata
 
 
-def _is_complete(metadata):
-    """Returns whether the entries are there, and sizes are sizes."""
+def _is_complete(metadata, n_bytes):
+    """Returns whether the entries are there, and sizes those of so large a file."""
 
     def is_size(value):
         return type(value) is int and 0 < value < 2**31
@@ -318,13 +306,14 @@ def _is_complete(metadata):
     sizes, defaults = metadata.get("sizes"), metadata.get("generation")
     if not isinstance(sizes, dict) or not isinstance(defaults, dict):
         return False
-    names = ("vocab_size", "n_positions", "head_size")
+    names = ("vocab_size", "n_positions", "n_embd", "head_size")
     return (
         all(is_size(sizes.get(name)) for name in names)
+        and sizes["n_embd"] * (sizes["vocab_size"] + sizes["n_positions"]) <= n_bytes
         and are_sizes(sizes.get("n_heads"))
-        and are_sizes(metadata.get("slots"))
-        and metadata["slots"][-1] >= sizes["n_positions"]
-        and is_size(metadata.get("chunk"))
+        and max(sizes["n_heads"]) * sizes["head_size"] <= sizes["n_embd"]
+        and len(sizes["n_heads"]) * sizes["n_embd"] <= n_bytes
+        and metadata.get("chunk") == CHUNK
         and set(defaults) <= set(OPTIONS)
         and re.fullmatch("[0-9a-f]{64}", str(metadata.get("weights_sha256")))
         is not None

@@ -5,18 +5,21 @@ and for speed int8 products and caches that no op copies. TensorFlow's converter
 cannot be told so; so the blocks stand here a second time, and a test compares
 their logits with the model's.
 
-Dimension key: T tokens in this call, S slots of the past, H heads, D head size,
-C hidden size, V vocabulary. There is no batch: one sequence.
+Dimension key: T tokens in this call, S slots of the past (any number: the caller's
+arrays say how many), H heads, D head size, C hidden size, V vocabulary. There is no
+batch: one sequence.
 
 Needs NumPy and `ai_edge_litert`, not TensorFlow.
 """
 
 import hashlib
-import json
-import os
+import zlib
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
+
+from tf_gpt.serving.litert_file import IDENTIFIER, append_metadata
+from tf_gpt.serving.litert_runtime import MASKED_SCORE, SLOTS
 
 OP = schema.BuiltinOperator
 TYPES = {
@@ -26,12 +29,8 @@ TYPES = {
     "int8": schema.TensorType.INT8,
     "bool": schema.TensorType.BOOL,
 }
-IDENTIFIER = b"TFL3"
-METADATA = "tf_gpt"
-
-MASKED_SCORE = -1e9
+UNKNOWN = -1  # a size that the caller's arrays give, as LiteRT's shapes have it
 _ALIGNMENT = 64  # bytes; of weights in the file
-_DIGEST = "0" * 64  # stands in for a digest until it is known
 
 
 class Graph:
@@ -46,7 +45,7 @@ class Graph:
         self.model.description = "GPT-1 decoder by tf_gpt"
         self.model.buffers = [schema.BufferT()]  # the first is no buffer, by rule
         self.model.operatorCodes, self.model.subgraphs = [], []
-        self.model.signatureDefs, self.model.metadata = [], []
+        self.model.signatureDefs = []
         self._op_indices = {}
         self._stored = {}  # constant's name -> (tensor, its array)
         self._arrays = []  # (buffer, array), in the order of the file
@@ -77,15 +76,28 @@ class Graph:
         return entry
 
     def tensor(self, shape, dtype="float32"):
-        """Adds a tensor that an op, or the caller, fills."""
+        """Adds a tensor that an op, or the caller, fills.
+
+        Sizes may be `UNKNOWN`.
+        """
         tensor = schema.TensorT()
-        tensor.shape, tensor.type, tensor.hasRank = list(shape), TYPES[dtype], True
+        tensor.shape = [1 if size == UNKNOWN else size for size in shape]
+        tensor.shapeSignature = list(shape)
+        tensor.type, tensor.hasRank = TYPES[dtype], True
         tensor.buffer, tensor.name = 0, f"t{len(self._sub.tensors)}"
         self._sub.tensors.append(tensor)
         return len(self._sub.tensors) - 1
 
+    def input_of_any_size(self, first):
+        """Adds a flat float32 input that can be resized; `first` is its size until."""
+        tensor = self.tensor([UNKNOWN])
+        self._sub.tensors[tensor].shape = [first]
+        return tensor
+
     def shape(self, tensor):
-        return list(self._sub.tensors[tensor].shape)
+        tensor = self._sub.tensors[tensor]
+        known = tensor.shape if tensor.shapeSignature is None else tensor.shapeSignature
+        return list(known)
 
     def constant(self, name, make):
         """Adds a constant; of one name there is one copy in the file.
@@ -145,62 +157,39 @@ class Graph:
         """Writes the file: the graph, the weights behind it, then the metadata.
 
         Args:
-            stream: Binary file, at its start.
-            metadata: Dict for JSON. Added are `graph_sha256` and
-                `weights_sha256`, and `graph_bytes`.
+            stream: Binary file, empty.
+            metadata: Dict for JSON. Added are `graph_bytes`, `graph_crc32` and
+                `weights_sha256`.
         """
-        entry = schema.MetadataT()
-        entry.name = METADATA
-        last = schema.BufferT()
-        self.model.buffers.append(last)
-        entry.buffer = len(self.model.buffers) - 1
-        self.model.metadata.append(entry)
         # Lengths first: the offsets do not change the graph's own length, for
         # they are stored as numbers of eight bytes, none of them the default.
-        graph_bytes = len(self._packed(last, 2**20, 1, metadata))
-        first = _aligned(graph_bytes)
-        end = self._place(first)
+        graph_bytes = len(self._packed(2**20))
+        graph = self._packed(_aligned(graph_bytes))
+        stream.write(graph)
         digest = hashlib.sha256()
-        stream.seek(first)
         for buffer, array in self._arrays:
             data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
             padding = b"\0" * (buffer.offset - stream.tell())
             for part in (padding, data):
                 stream.write(part)
                 digest.update(part)
-        stream.write(b"\0" * (end - stream.tell()))
         known = {
-            **metadata,
             "graph_bytes": graph_bytes,
-            "graph_sha256": _DIGEST,
+            "graph_crc32": zlib.crc32(graph),
             "weights_sha256": digest.hexdigest(),
         }
-        graph = self._packed(last, end, len(_json(known)))
-        known["graph_sha256"] = hashlib.sha256(graph).hexdigest()
-        stream.write(_json(known))
-        stream.seek(0)
-        stream.write(graph)
+        append_metadata(stream, {**metadata, **known})
 
-    def _place(self, position):
-        """Gives every array its place from `position` on; returns the end."""
+    def _packed(self, position):
+        """Returns the graph, with the weights from `position` of the file on."""
+        import flatbuffers
+
         for buffer, array in self._arrays:
             buffer.offset, buffer.size = position, array.nbytes
             position = _aligned(position + array.nbytes)
-        return position
-
-    def _packed(self, last, offset, size, metadata=None):
-        import flatbuffers
-
-        if metadata is not None:
-            self._place(offset)
-        last.offset, last.size = offset, size
         builder = flatbuffers.Builder(1 << 20)
         builder.Finish(self.model.Pack(builder), IDENTIFIER)
         return bytes(builder.Output())
-
-
-def _json(metadata):
-    return json.dumps(metadata, sort_keys=True).encode()
 
 
 def _aligned(position):
@@ -248,36 +237,43 @@ class Decoder:
         self.sizes = sizes
         self.quantize = quantize
 
-    def add_signature(self, name, n_tokens, n_slots, with_logits):
-        """Adds a signature for T tokens after at most S in the caches.
+    def add_signature(self, name, n_tokens, with_logits):
+        """Adds a signature for T tokens after those in S slots of the caches.
 
-        Inputs: ids int32 (T,); position int32 (1,), of the first token, also the
-            number of slots that are filled; for block i keys_i and values_i,
-            float32, flat: (H, S, D). (Flat, since LiteRT's Python takes a
-            caller's memory for flat tensors only.)
+        Inputs: ids and positions int32 (T,); mask float32 (S,), 0 for a slot that
+        is filled or will be by these tokens, else `MASKED_SCORE`; places float32,
+        flat: (T, S), 1 where a token's slot is, 0 elsewhere; for block i keys_i
+        and values_i, float32, flat: (H, S, D), 0 in the slots of these tokens.
+        (Flat, since LiteRT's Python takes a caller's memory for flat tensors
+        only.)
         Outputs: new_keys_i and new_values_i (H, T, D); logits (T, V) if
             `with_logits`.
         """
         graph, size = self.graph, self.sizes["head_size"]
         graph.begin(name)
-        inputs = {"ids": graph.tensor([n_tokens], "int32")}
-        inputs["position"] = graph.tensor([1], "int32")
+        inputs = {
+            "ids": graph.tensor([n_tokens], "int32"),
+            "positions": graph.tensor([n_tokens], "int32"),
+            "mask": graph.input_of_any_size(SLOTS),
+            "places": graph.input_of_any_size(n_tokens * SLOTS),
+        }
         outputs = {}
-        x = self._embedded(inputs["ids"], inputs["position"])
-        is_past = self._past_mask(inputs["position"], n_slots)
+        x = self._embedded(inputs["ids"], inputs["positions"])
+        mask = self._reshape(inputs["mask"], [1, 1, UNKNOWN])
+        places = self._reshape(inputs["places"], [1, n_tokens, UNKNOWN])
         for i, n_head in enumerate(self.sizes["n_heads"]):
             past = []
             for kind in ("keys", "values"):
-                flat = graph.tensor([n_head * n_slots * size])
+                flat = graph.input_of_any_size(n_head * SLOTS * size)
                 inputs[f"{kind}_{i}"] = flat
-                past.append(self._reshape(flat, [n_head, n_slots, size]))
-            x, new = self._block(x, f"h_{i}", n_head, past, is_past)
+                past.append(self._reshape(flat, [n_head, UNKNOWN, size]))
+            x, new = self._block(x, f"h_{i}", n_head, past, mask, places)
             outputs[f"new_keys_{i}"], outputs[f"new_values_{i}"] = new
         if with_logits:
             outputs["logits"] = self._product(x, self._table(), bias=None)
         graph.end(inputs, outputs)
 
-    def _embedded(self, ids, position):
+    def _embedded(self, ids, positions):
         graph, width = self.graph, self.sizes["n_embd"]
         (n_tokens,) = graph.shape(ids)
         shape = [n_tokens, width]
@@ -290,68 +286,41 @@ class Decoder:
         else:  # int8 rows are scaled here, and no others
             version = 4 if self.quantize == "int8" else 1
             x = graph.op(OP.EMBEDDING_LOOKUP, [ids, table], shape, version=version)
-        steps = graph.integers(*range(n_tokens))
-        positions = graph.op(
-            OP.ADD, [position, steps], [n_tokens], "AddOptions", dtype="int32"
-        )
-        # The padding of a chunk may stand behind the last position.
-        last = graph.integers(self.sizes["n_positions"] - 1)
-        positions = graph.op(
-            OP.MINIMUM,
-            [positions, last],
-            [n_tokens],
-            "MaximumMinimumOptions",
-            dtype="int32",
-        )
         name = "positions_embed/embeddings"
         table = graph.constant(name, lambda: self.weights(name))
         rows = graph.op(OP.GATHER, [table, positions], shape, "GatherOptions")
         return self._add(x, rows)
 
-    def _past_mask(self, position, n_slots):
-        """Returns (1, 1, S): 0 where a slot is filled, else the masked score."""
-        graph = self.graph
-        slots = graph.integers(*range(n_slots))
-        filled = graph.op(
-            OP.LESS, [slots, position], [n_slots], "LessOptions", dtype="bool"
-        )
-        scores = [self._number("zero", 0.0), self._number("masked", MASKED_SCORE)]
-        mask = graph.op(OP.SELECT_V2, [filled, *scores], [n_slots], "SelectV2Options")
-        return self._reshape(mask, [1, 1, n_slots])
-
-    def _block(self, x, path, n_head, past, is_past):
-        y, new = self._attention(x, f"{path}/attn", n_head, past, is_past)
+    def _block(self, x, path, n_head, past, mask, places):
+        y, new = self._attention(x, f"{path}/attn", n_head, past, mask, places)
         x = self._norm(self._add(x, y), f"{path}/ln_1")
         hidden = self._projection(x, f"{path}/mlp/c_fc")
         y = self._projection(self._activation(hidden), f"{path}/mlp/c_proj")
         return self._norm(self._add(x, y), f"{path}/ln_2"), new
 
-    def _attention(self, x, path, n_head, past, is_past):
+    def _attention(self, x, path, n_head, past, mask, places):
         """Returns y (T, C) and the new keys and values (H, T, D).
 
-        The past and the new tokens are read apart, and weighed by one softmax:
-        nothing is appended to the caches here.
+        Nothing is appended to the caches here: they hold zeros in the new tokens'
+        slots, to which the new tokens' own scores are added, and from which their
+        own weights are taken.
         """
         graph, size = self.graph, self.sizes["head_size"]
-        n_tokens, n_slots = graph.shape(x)[0], graph.shape(past[0])[1]
+        (n_tokens, _) = graph.shape(x)
         query, key, value = (
             self._heads(self._projection(x, f"{path}/c_attn", part), n_head)
             for part in ("query", "key", "value")
         )
-        before = self._add(self._matmul(query, past[0], adj_y=True), is_past)
         own = self._matmul(query, key, adj_y=True)
         if n_tokens > 1:
             own = self._add(own, self._causal(n_tokens))
-        shape = [n_head, n_tokens, n_slots + n_tokens]
-        scores = graph.op(
-            OP.CONCATENATION, [before, own], shape, "ConcatenationOptions", axis=2
-        )
+        scores = self._add(self._matmul(query, past[0], adj_y=True), mask)
+        scores = self._add(scores, self._matmul(own, places))
+        shape = graph.shape(scores)
         weights = graph.op(OP.SOFTMAX, [scores], shape, "SoftmaxOptions", beta=1.0)
-        y = self._add(
-            self._matmul(self._part(weights, 0, n_slots), past[1]),
-            self._matmul(self._part(weights, n_slots, n_tokens), value),
-        )  # (H, T, D)
-        if n_tokens > 1:
+        own = self._matmul(weights, places, adj_y=True)
+        y = self._add(self._matmul(weights, past[1]), self._matmul(own, value))
+        if n_tokens > 1:  # (H, T, D)
             y = self._transpose(y, [1, 0, 2])
         y = self._reshape(y, [n_tokens, n_head * size])
         return self._projection(y, f"{path}/c_proj"), (key, value)
@@ -469,8 +438,9 @@ class Decoder:
         return self.graph.constant(name, lambda: np.array([value], "float32"))
 
     def _add(self, x, y):
-        shape = np.broadcast_shapes(self.graph.shape(x), self.graph.shape(y))
-        return self.graph.op(OP.ADD, [x, y], list(shape), "AddOptions")
+        """Returns x + y, of x's shape."""
+        shape = self.graph.shape(x)
+        return self.graph.op(OP.ADD, [x, y], shape, "AddOptions")
 
     def _matmul(self, x, y, adj_y=False):
         n_out = self.graph.shape(y)[1 if adj_y else 2]
@@ -478,12 +448,6 @@ class Decoder:
         return self.graph.op(
             OP.BATCH_MATMUL, [x, y], shape, "BatchMatMulOptions", adjY=adj_y
         )
-
-    def _part(self, x, start, size):
-        """Returns `size` entries of the last axis of (H, T, S)."""
-        shape = [*self.graph.shape(x)[:-1], size]
-        places = [self.graph.integers(0, 0, start), self.graph.integers(*shape)]
-        return self.graph.op(OP.SLICE, [x, *places], shape, "SliceOptions")
 
     def _reshape(self, x, shape):
         target = self.graph.integers(*shape)
@@ -495,64 +459,3 @@ class Decoder:
         shape = [self.graph.shape(x)[axis] for axis in order]
         places = self.graph.integers(*order)
         return self.graph.op(OP.TRANSPOSE, [x, places], shape, "TransposeOptions")
-
-
-def read_metadata(path):
-    """Returns the metadata of a file that `Graph.write` wrote, checked.
-
-    LiteRT ends the process on some damaged files; so the graph's digest, and
-    the file's length, are checked before LiteRT sees it.
-
-    Raises:
-        ValueError: If it is no such file, or damaged.
-    """
-    size = os.path.getsize(path)
-    with open(path, "rb") as stream:
-        head = stream.read(8)
-        if head[4:] != IDENTIFIER:
-            raise ValueError(f"{path} is no LiteRT model: it does not begin like one.")
-        offset, length = _find_metadata(path, size)
-        stream.seek(offset)
-        try:
-            metadata = json.loads(stream.read(length))
-            graph_bytes, digest = metadata["graph_bytes"], metadata["graph_sha256"]
-        except (ValueError, TypeError, KeyError, RecursionError):
-            raise ValueError(f"{path} is damaged: its metadata is no JSON.") from None
-        stream.seek(0)
-        if not isinstance(graph_bytes, int) or not 0 < graph_bytes <= size:
-            raise ValueError(f"{path} is damaged: graph_bytes={graph_bytes!r}.")
-        if hashlib.sha256(stream.read(graph_bytes)).hexdigest() != digest:
-            raise ValueError(f"{path} is damaged: its graph is not what was written.")
-    return metadata
-
-
-def _find_metadata(path, size):
-    """Returns the place of the metadata in a file, (offset, length)."""
-    import mmap
-    import struct
-
-    with (
-        open(path, "rb") as stream,
-        mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data,
-    ):
-        try:
-            model = schema.Model.GetRootAs(data, 0)
-            for i in range(min(model.MetadataLength(), 100)):
-                entry = model.Metadata(i)
-                if entry.Name() == METADATA.encode():
-                    buffer = model.Buffers(entry.Buffer())
-                    offset, length = buffer.Offset(), buffer.Size()
-                    break
-            else:
-                raise ValueError(
-                    f"{path} was not written by `export_litert`: it has no metadata "
-                    f"{METADATA!r}."
-                )
-        except (struct.error, IndexError, TypeError, OverflowError) as error:
-            raise ValueError(f"{path} is damaged: {error}.") from None
-    if offset + length != size:
-        raise ValueError(
-            f"{path} is truncated or too long: it should have {offset + length} "
-            f"bytes. Received: {size}."
-        )
-    return offset, length

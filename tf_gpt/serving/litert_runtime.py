@@ -9,65 +9,74 @@ import tempfile
 
 import numpy as np
 
+MASKED_SCORE = -1e9  # of a slot that is empty
+
 # A prompt's last tokens are read one by one if they are at most so many: a padded
 # chunk takes longer.
 FEW = 3
+
+# The caches grow by so many slots at a time: what attention costs goes by the slots,
+# and every growth takes some milliseconds.
+SLOTS = 32
 
 
 class Runtime:
     """One sequence in LiteRT: the compiled signatures and the caches.
 
     The caches are NumPy arrays that LiteRT reads in place; their number of slots
-    is the smallest of the file's that holds the tokens so far.
+    is the smallest multiple of `SLOTS` that holds the tokens so far.
 
     Args:
-        path, metadata: The file, and what `litert_graph.read_metadata` says of it.
+        path, metadata: The file, and what `litert_file.read_metadata` says of it.
         n_threads: Threads to compute with.
         cache_dir: Where to keep the packed weights, or None.
     """
 
     def __init__(self, path, metadata, n_threads, cache_dir):
         self._sizes = metadata["sizes"]
-        self._slots = metadata["slots"]
         self._chunk = metadata["chunk"]
-        self._shared = {}  # of one size for every signature: name -> (array, buffer)
-        self._caches, self._n_slots = [], 0
-        self.n_tokens = 0  # in the caches
         with _kept_back() as said:
             try:
                 self._model = _load(
                     path, metadata["weights_sha256"], n_threads, cache_dir
                 )
                 self._make_arrays()
+                # LiteRT makes the last of its own with the first call, and talks.
+                self.step(0)
             except RuntimeError as error:
                 raise ValueError(
                     f"LiteRT cannot load {path}: {error}. {said()}"
                 ) from error
+        self.reset()
 
     def _make_arrays(self):
-        self._logits = self._array("logits", self._sizes["vocab_size"])
-        self._position = self._array("position", 1, "int32")
-        self._ids, self._new = {}, {}
+        """Makes what LiteRT reads and writes: name -> (array, its buffer)."""
+        self._fixed = {"logits": _with_buffer(_aligned(self._sizes["vocab_size"]))}
+        most = -(-self._sizes["n_positions"] // SLOTS) * SLOTS
+        # The arrays that go by the slots lie at the beginning of memory for the most
+        # slots, which the machine hands out as it is written to.
+        self._memory = {"mask": _aligned(most)}
         for n_tokens in (1, self._chunk):
-            self._ids[n_tokens] = self._array(f"ids_{n_tokens}", n_tokens, "int32")
-            self._new[n_tokens] = [
-                self._array(f"new_{n_tokens}_{i}", n * n_tokens * self._size)
-                for i, n in enumerate(self._heads)
-            ]
-        self._memory = [
-            _aligned(n * self._slots[-1] * self._size, "float32") for n in self._heads
-        ]
-        self._set_slots(self._slots[0])
-        # LiteRT makes the last of its own with the first call, and talks of it.
-        self.step(0)
-        self.reset()
+            for name in ("ids", "positions"):
+                array = _aligned(n_tokens, "int32")
+                self._fixed[f"{name}_{n_tokens}"] = _with_buffer(array)
+            for name, n_head in self._heads.items():
+                array = _aligned(n_head * n_tokens * self._size)
+                self._fixed[f"new_{name}_{n_tokens}"] = _with_buffer(array)
+            self._memory[f"places_{n_tokens}"] = _aligned(n_tokens * most)
+        for name, n_head in self._heads.items():
+            self._memory[name] = _aligned(n_head * most * self._size)
+        self._most = most
+        self._n_slots = self.n_tokens = 0
+        self._by_slots, self._caches = {}, {}
+        self._set_slots(SLOTS)
+        for signature, n_tokens in (("step", 1), ("prefill", self._chunk)):
+            self._check(signature, n_tokens)
 
     def reset(self):
         """Forgets the tokens so far."""
         self.n_tokens = 0
-        for cache in self._caches:  # an empty slot weighs 0, which a NaN would pass
-            cache.fill(0)
-        self._set_slots(self._slots[0])
+        self._set_slots(SLOTS)
 
     def read(self, ids):
         """Puts tokens into the caches, chunk by chunk."""
@@ -87,7 +96,7 @@ class Runtime:
         The array is written anew by the next call.
         """
         self._run([token], 1, "step")
-        return self._logits
+        return self._fixed["logits"][0]
 
     @property
     def _size(self):
@@ -95,90 +104,112 @@ class Runtime:
 
     @property
     def _heads(self):
-        """The heads of each cache: keys and values of the blocks in turn."""
-        return [n for n in self._sizes["n_heads"] for _ in ("keys", "values")]
+        """The heads of each cache, by its name."""
+        return {
+            f"{kind}_{i}": n
+            for i, n in enumerate(self._sizes["n_heads"])
+            for kind in ("keys", "values")
+        }
 
-    def _run(self, tokens, n_tokens, kind):
-        self._position[:] = self.n_tokens
-        self._ids[n_tokens][:] = 0
-        self._ids[n_tokens][: len(tokens)] = tokens
-        self._invoke(kind, n_tokens)
-        end = self.n_tokens + len(tokens)
+    def _run(self, tokens, n_tokens, signature):
+        start, end = self.n_tokens, self.n_tokens + len(tokens)
         if end > self._n_slots:
-            self._set_slots(next(n for n in self._slots if n >= end))
-        for n_head, cache, new in zip(
-            self._heads, self._caches, self._new[n_tokens], strict=True
-        ):
-            new = new.reshape(n_head, n_tokens, self._size)
-            cache[:, self.n_tokens : end] = new[:, : len(tokens)]
+            self._set_slots(-(-end // SLOTS) * SLOTS)
+        inputs, outputs = self._arrays(n_tokens)
+        inputs["ids"][0][:] = 0
+        inputs["ids"][0][: len(tokens)] = tokens
+        # The padding of a chunk may stand behind the last position.
+        positions = np.arange(start, start + n_tokens)
+        np.minimum(
+            positions,
+            self._sizes["n_positions"] - 1,
+            out=inputs["positions"][0],
+            casting="unsafe",
+        )
+        inputs["mask"][0][start:end] = 0
+        places = inputs["places"][0].reshape(n_tokens, self._n_slots)
+        places.fill(0)
+        places[range(len(tokens)), range(start, end)] = 1
+        self._invoke(signature, inputs, outputs)
+        for name, n_head in self._heads.items():
+            new = outputs[f"new_{name}"][0].reshape(n_head, n_tokens, self._size)
+            self._caches[name][:, start:end] = new[:, : len(tokens)]
         self.n_tokens = end
 
-    def _invoke(self, kind, n_tokens):
-        signature = f"{kind}_{self._n_slots}"
-        if signature not in self._calls:
-            inputs, outputs = self._arrays(kind, n_tokens)
-            model = self._model
-            _check(signature, inputs, model.get_input_tensor_details(signature))
-            _check(signature, outputs, model.get_output_tensor_details(signature))
-            self._calls[signature] = [
-                {name: buffer for name, (_, buffer) in arrays.items()}
-                for arrays in (inputs, outputs)
-            ]
-        self._model.run_by_name(signature, *self._calls[signature])
+    def _invoke(self, signature, inputs, outputs):
+        model = self._model
+        if signature not in self._resized:
+            index = model.get_signature_index(signature)
+            names = model.get_signature_by_index(index)["inputs"]
+            for place, name in enumerate(names):
+                if name not in ("ids", "positions"):
+                    model.resize_input_tensor(place, [inputs[name][0].size], index)
+            self._resized.add(signature)
+        buffers = (
+            {name: buffer for name, (_, buffer) in arrays.items()}
+            for arrays in (inputs, outputs)
+        )
+        model.run_by_name(signature, *buffers)
 
-    def _arrays(self, kind, n_tokens):
+    def _check(self, signature, n_tokens):
+        """Checks that a signature reads and writes within the arrays it is given.
+
+        LiteRT takes the caller's word for it. Until an input is resized the file
+        says its size for `SLOTS` slots.
+        """
+        inputs, outputs = self._arrays(n_tokens)
+        wanted = {
+            n: (a.size, str(a.dtype)) for n, (a, _) in {**inputs, **outputs}.items()
+        }
+        details = {
+            **self._model.get_input_tensor_details(signature),
+            **self._model.get_output_tensor_details(signature),
+        }
+        found = {
+            n: (math.prod(d["shape"]), str(d["dtype"])) for n, d in details.items()
+        }
+        for name in {**wanted, **found}:
+            if wanted.get(name) != found.get(name):
+                raise ValueError(
+                    f"The file's signature {signature} does not fit its metadata: "
+                    f"{name} is {found.get(name)} in the one and {wanted.get(name)} in "
+                    "the other."
+                )
+
+    def _arrays(self, n_tokens):
         """Returns a signature's inputs and outputs: name -> (array, its buffer)."""
-        shared = self._shared
-        inputs = {"ids": shared[f"ids_{n_tokens}"], "position": shared["position"]}
-        outputs = {"logits": shared["logits"]} if kind == "step" else {}
-        for i, cache in enumerate(self._flat_caches):
-            name = f"{'values' if i % 2 else 'keys'}_{i // 2}"
-            inputs[name] = cache
-            outputs[f"new_{name}"] = shared[f"new_{n_tokens}_{i}"]
+        inputs = {n: self._fixed[f"{n}_{n_tokens}"] for n in ("ids", "positions")}
+        inputs["mask"] = self._by_slots["mask"]
+        inputs["places"] = self._by_slots[f"places_{n_tokens}"]
+        outputs = {"logits": self._fixed["logits"]} if n_tokens == 1 else {}
+        for name in self._heads:
+            inputs[name] = self._by_slots[name]
+            outputs[f"new_{name}"] = self._fixed[f"new_{name}_{n_tokens}"]
         return inputs, outputs
 
     def _set_slots(self, n_slots):
-        """Gives the caches so many slots, with the tokens so far in them.
-
-        They lie at the beginning of the memory for the most slots, which the
-        machine hands out as it is written to.
-        """
-        if n_slots == self._n_slots:
-            return
-        caches, self._flat_caches, self._calls = [], [], {}
-        for i, (n_head, memory) in enumerate(
-            zip(self._heads, self._memory, strict=True)
-        ):
-            flat = memory[: n_head * n_slots * self._size]
-            cache = flat.reshape(n_head, n_slots, self._size)
-            if self.n_tokens:
-                cache[:, : self.n_tokens] = self._caches[i][:, : self.n_tokens].copy()
-            caches.append(cache)
-            self._flat_caches.append((flat, _as_buffer(flat)))
-        self._caches, self._n_slots = caches, n_slots
-
-    def _array(self, name, size, dtype="float32"):
-        array = _aligned(size, dtype)
-        self._shared[name] = (array, _as_buffer(array))
-        return array
+        """Gives the caches so many slots, with the tokens so far and then zeros."""
+        n_tokens = self.n_tokens
+        if n_slots != self._n_slots:
+            self._resized = set()
+            for name, memory in self._memory.items():
+                array = memory[: len(memory) // self._most * n_slots]
+                self._by_slots[name] = _with_buffer(array)
+            for name, n_head in self._heads.items():
+                array, _ = self._by_slots[name]
+                cache = array.reshape(n_head, n_slots, self._size)
+                if n_tokens:
+                    cache[:, :n_tokens] = self._caches[name][:, :n_tokens].copy()
+                self._caches[name] = cache
+            self._n_slots = n_slots
+        for cache in self._caches.values():
+            cache[:, n_tokens:] = 0
+        mask, _ = self._by_slots["mask"]
+        mask[:n_tokens] = 0
+        mask[n_tokens:] = MASKED_SCORE
 
 
-def _check(signature, arrays, details):
-    """Checks that a signature reads and writes within the arrays it is given.
-
-    LiteRT takes the caller's word for it.
-    """
-    wanted = {n: (a.size, str(a.dtype)) for n, (a, _) in arrays.items()}
-    found = {n: (math.prod(d["shape"]), str(d["dtype"])) for n, d in details.items()}
-    if wanted != found:
-        name = next(n for n in {**wanted, **found} if wanted.get(n) != found.get(n))
-        raise ValueError(
-            f"The file's signature {signature} does not fit its metadata: {name} is "
-            f"{found.get(name)} in the one and {wanted.get(name)} in the other."
-        )
-
-
-def _aligned(size, dtype):
+def _aligned(size, dtype="float32"):
     """Returns zeros (size,) whose memory LiteRT takes as it is."""
     n_bytes = size * np.dtype(dtype).itemsize
     memory = np.zeros(n_bytes + 64, "uint8")
@@ -186,10 +217,11 @@ def _aligned(size, dtype):
     return memory[start : start + n_bytes].view(dtype)
 
 
-def _as_buffer(array):
+def _with_buffer(array):
+    """Returns an array, and LiteRT's view of it."""
     from ai_edge_litert.tensor_buffer import TensorBuffer
 
-    return TensorBuffer.create_from_host_memory(array)
+    return array, TensorBuffer.create_from_host_memory(array)
 
 
 def _load(path, digest, n_threads, cache_dir):
