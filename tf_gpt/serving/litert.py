@@ -289,7 +289,8 @@ def _read_metadata(path):
         )
     if not _is_complete(metadata, path.stat().st_size):
         raise ValueError(
-            f"{path} is damaged: its metadata lacks entries, or has sizes that no such file can have."
+            f"{path} is damaged: its metadata lacks entries, or has sizes that no such "
+            "file can have."
         )
     return metadata
 
