@@ -592,6 +592,60 @@ def test_it_classifies_as_the_python_model(heads, url):
         assert label == model.config.id2label[int(np.argmax(logits))]
 
 
+@pytest.fixture(scope="module")
+def pairs_server(tmp_path_factory):
+    from exported import small_model, small_tokenizer
+
+    from tf_gpt import add_tokens_for
+    from tf_gpt.serving import export_saved_model
+
+    tokenizer = small_tokenizer(bos_token=None)
+    add_tokens_for(tokenizer, task_tokens=True)
+    model = small_model(
+        "OpenAIGPTForSequenceClassification", vocab_size=len(tokenizer), n_positions=40
+    )
+    folder = tmp_path_factory.mktemp("pairs")
+    export_saved_model(model, folder, tokenizer)
+    with StandIn(folder, batching=BATCHING) as server:
+        yield model, tokenizer, server
+
+
+@pytest.mark.serving
+@pytest.mark.parametrize("kind", ["entailment", "similarity"])
+@pytest.mark.parametrize("url", TRANSPORTS)
+def test_pairs_of_texts_are_classified_as_by_the_python_model(pairs_server, url, kind):
+    from tf_gpt.finetuning.transforms import entailment, similarity, special_ids
+
+    model, tokenizer, server = pairs_server
+    pairs = [("the king", "had three sons"), ["no", "a long one " * 40], ("a", "a")]
+    with ServingClient(getattr(server, url)) as client:
+        got = client.classify_pairs(pairs, kind)
+    for i, pair in enumerate(pairs):
+        parts = tokenizer(list(pair))["input_ids"]
+        made = {"entailment": entailment, "similarity": similarity}[kind]
+        rows = np.array([made(*parts, special_ids(tokenizer), 40)])
+        logits = np.array(model(rows).logits)[0]
+        expected = np.exp(logits) / np.exp(logits).sum()
+        np.testing.assert_allclose(got["probabilities"][i], expected, atol=1e-5)
+        assert got["labels"][i] == model.config.id2label[int(np.argmax(logits))]
+
+
+@pytest.mark.parametrize(
+    "pairs, kind, message",
+    [
+        ([("a", "b")], "paraphrase", "kind='paraphrase'"),
+        ([("a", "b", "c")], "entailment", "`pairs` must be pairs"),
+        (["ab"], "entailment", "`pairs` must be pairs"),
+        ([("a", [1])], "entailment", "`pairs` must be pairs"),
+        ([], "entailment", "`pairs` must not be empty"),
+    ],
+    ids=["kind", "three", "text", "ids", "none"],
+)
+def test_pairs_that_are_none_are_refused(client, pairs, kind, message):
+    with pytest.raises(ValueError, match=message):
+        client.classify_pairs(pairs, kind)
+
+
 @pytest.mark.serving
 @pytest.mark.parametrize("url", TRANSPORTS)
 def test_rows_of_other_numbers_of_choices_may_be_merged(heads, url):

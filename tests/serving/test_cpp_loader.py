@@ -239,14 +239,35 @@ def test_classes_equal_the_models(serve, tmp_path):
     folder = export_saved_model(model, tmp_path, tokenizer)
     ids, lengths = random_rows([1, 500, 12])
     texts = ["The king had three sons.", "no"]
-    ids_out, text_out, logits = serve(
+    pair = {"text_a": texts, "text_b": texts[::-1]}
+    orders = {"input_ids": ids[None, :2], "lengths": lengths[None, :2]}
+    entailed = dict(zip(("premise", "hypothesis"), pair.values(), strict=True))
+    as_bytes = {
+        name: {k: np.array([t.encode() for t in v], object) for k, v in given.items()}
+        for name, given in (("alike", pair), ("entailed", entailed))
+    }
+    ids_out, text_out, logits, orders_out, alike, follows = serve(
         folder,
         [
             ("classify", {"input_ids": ids, "lengths": lengths}),
             ("classify_text", {"text": np.array([t.encode() for t in texts], object)}),
             ("serving_default", {"input_ids": ids, "lengths": lengths}),
+            ("classify_orders", orders),
+            ("classify_similarity", as_bytes["alike"]),
+            ("classify_entailment", as_bytes["entailed"]),
         ],
     )
+    check_class(model, orders_out, 0, logits["logits"][:2].sum(axis=0))
+    start, between, end = (
+        [getattr(tokenizer, f"{name}_token_id")] for name in ("bos", "sep", "cls")
+    )
+    first, second = tokenizer(texts)["input_ids"]
+    one = [*start, *first, *between, *second, *end]
+    other = [*start, *second, *between, *first, *end]
+    scores = [model(np.array([row])).logits[0].numpy() for row in (one, other)]
+    for i, score in enumerate(scores):
+        check_class(model, alike, i, sum(scores))
+        check_class(model, follows, i, score)
     for i, n in enumerate(lengths):
         expected = model(ids[i : i + 1, :n]).logits[0].numpy()
         np.testing.assert_allclose(logits["logits"][i], expected, atol=1e-5)

@@ -770,6 +770,121 @@ def test_texts_are_classified_as_in_fine_tuning(classifier, task_tokenizer):
         np.testing.assert_allclose(out["probabilities"][i], probabilities, atol=1e-5)
 
 
+PAIRS = [
+    ("The king had three sons.", "He had children."),
+    ("no", "a long one " * 40),
+    ("a long one " * 40, "no"),
+    ("a long one " * 40, "and another " * 40),
+]
+
+
+@pytest.mark.parametrize("kind", ["entailment", "similarity"])
+def test_pairs_of_texts_are_classified_as_in_fine_tuning(
+    kind, classifier, task_tokenizer
+):
+    from tf_gpt.finetuning.tasks import Entailment, Similarity
+
+    model, signatures = classifier
+    task = {
+        "entailment": Entailment(task_tokenizer, max_length=40),
+        "similarity": Similarity(task_tokenizer, max_length=40),
+    }[kind]
+    columns = dict(zip(task.text_fields, zip(*PAIRS, strict=True), strict=True))
+    out = signatures[f"classify_{kind}"](
+        **{name: tf.constant(texts) for name, texts in columns.items()}
+    )
+    for i, pair in enumerate(PAIRS):
+        example = dict(zip(task.text_fields, pair, strict=True))
+        rows = np.array(task.encode(example, labelled=False).sequences)
+        rows = rows[0] if kind == "entailment" else rows
+        logits = model(rows[None]).logits.numpy()[0]
+        probabilities = np.exp(logits) / np.exp(logits).sum()
+        np.testing.assert_allclose(out["probabilities"][i], probabilities, atol=1e-5)
+        assert (
+            out["labels"].numpy()[i].decode()
+            == (model.config.id2label[int(logits.argmax())])
+        )
+
+
+def test_both_orders_are_scored_together_as_the_model_does(classifier):
+    model, signatures = classifier
+    ids, lengths = random_rows([9, 3, 40, 1, 17, 17])
+    ids, lengths = ids.reshape(3, 2, -1), lengths.reshape(3, 2)
+    out = signatures["classify_orders"](
+        input_ids=tf.constant(ids), lengths=tf.constant(lengths)
+    )
+    mask = np.arange(ids.shape[2]) < lengths[..., None]
+    logits = model(np.where(mask, ids, 0), attention_mask=mask.astype("int32")).logits
+    expected = tf.nn.softmax(logits).numpy()
+    np.testing.assert_allclose(out["probabilities"], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "premise, hypothesis, message",
+    [
+        (["a", "b"], ["c"], "as many entries"),
+        (["a"], [" "], "at least one token each"),
+        (["a"], ["b" * (2**20 + 1)], "`hypothesis` must have at most 1048576 bytes"),
+    ],
+    ids=["numbers", "empty", "long"],
+)
+def test_pairs_that_are_none_are_refused(classifier, premise, hypothesis, message):
+    _, signatures = classifier
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        signatures["classify_entailment"](
+            premise=tf.constant(premise), hypothesis=tf.constant(hypothesis)
+        )
+
+
+@pytest.mark.parametrize("name", ["tokenize", "classify_text"])
+def test_a_text_of_more_than_a_mebibyte_is_refused(classifier, name):
+    _, signatures = classifier
+    for size in (10, 2**20 + 1):
+        text = tf.constant(["a " * (size // 2) + "b"])
+        if size == 10:
+            signatures[name](text=text)
+            continue
+        with pytest.raises(tf.errors.InvalidArgumentError, match="1048576 bytes"):
+            signatures[name](text=text)
+
+
+@pytest.mark.parametrize("batch_sizes", [[1], [1, 4]])
+def test_a_compiled_pair_takes_two_rows_of_the_batch(
+    batch_sizes, task_tokenizer, tmp_path
+):
+    pytest.importorskip("tensorflow_serving", reason="no tensorflow-serving-api")
+    model = small_model(
+        "OpenAIGPTForSequenceClassification",
+        vocab_size=len(task_tokenizer),
+        n_positions=40,
+    )
+    folder = export_saved_model(
+        model,
+        tmp_path,
+        task_tokenizer,
+        jit_compile=True,
+        batch_sizes=batch_sizes,
+        lengths=[40],
+        warmup=True,
+    )
+    signatures = load(folder)
+    of_two = {"classify_orders", "classify_similarity"}
+    assert of_two & set(signatures) == (of_two if batch_sizes[-1] > 1 else set())
+    records = tf.data.TFRecordDataset(
+        str(folder / "assets.extra" / "tf_serving_warmup_requests")
+    )
+    for record in records:  # as the server runs them
+        run_record(signatures, record.numpy())
+
+
+def run_record(signatures, record):
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
+    inputs = {k: tf.constant(tf.make_ndarray(v)) for k, v in request.inputs.items()}
+    signatures[request.model_spec.signature_name](**inputs)
+
+
 @pytest.mark.parametrize("problem", ["regression", "multi_label_classification"])
 def test_other_problems_have_scores_of_their_kind(problem, tmp_path):
     n_labels = 1 if problem == "regression" else 3

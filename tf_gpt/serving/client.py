@@ -37,6 +37,13 @@ _HTTP_CODES = {
 }
 
 
+# What the two texts of a pair are, by its kind.
+_PAIRS = {
+    "entailment": ("premise", "hypothesis"),
+    "similarity": ("text_a", "text_b"),
+}
+
+
 class ServingError(OSError):
     """A server cannot be reached, or refused a request.
 
@@ -250,9 +257,39 @@ class ServingClient:
             outputs = self._ask("classify_text", {"text": _texts("rows", rows)})
         else:
             outputs = self._ask("classify", _rows("rows", rows))
-        if "labels" in outputs:
-            outputs["labels"] = _strings(outputs["labels"])
-        return outputs
+        return _classes(outputs)
+
+    def classify_pairs(self, pairs, kind):
+        """Classifies pairs of texts by a model that was fine-tuned for them.
+
+        Args:
+            pairs: List of B pairs (text, text).
+            kind: "entailment", whose pairs are of a premise and a hypothesis, or
+                "similarity", whose order says nothing.
+
+        Returns:
+            See `classify`.
+
+        Raises:
+            ValueError, ServingError: See `generate`.
+        """
+        if kind not in _PAIRS:
+            raise ValueError(
+                f"`kind` must be one of {', '.join(sorted(_PAIRS))}. "
+                f"Received: kind={kind!r}."
+            )
+        _check_list("pairs", pairs)
+        for pair in pairs:
+            is_pair = isinstance(pair, (list, tuple)) and len(pair) == 2
+            if not is_pair or not all(isinstance(text, str) for text in pair):
+                raise ValueError(
+                    f"`pairs` must be pairs (text, text). Received: {pair!r}."
+                )
+        inputs = {
+            name: _texts("pairs", [pair[i] for pair in pairs])
+            for i, name in enumerate(_PAIRS[kind])
+        }
+        return _classes(self._ask(f"classify_{kind}", inputs))
 
     def choose(self, choices):
         """Chooses among the choices of each row, by a model with two heads.
@@ -465,6 +502,12 @@ def _objects(values, shape):
     array = np.empty(len(values), object)
     array[:] = values
     return array.reshape(shape)
+
+
+def _classes(outputs):
+    if "labels" in outputs:
+        outputs["labels"] = _strings(outputs["labels"])
+    return outputs
 
 
 def _strings(array):

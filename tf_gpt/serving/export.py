@@ -88,7 +88,11 @@ def export_saved_model(
         classify: the same inputs -> `labels` string (B,), of `config.id2label`, the
             most probable one, and `probabilities` float32 (B, L); those of a
             multi-label problem do not sum to 1. A regression has `scores` (B, L)
-            instead. Both orders of two texts (B, 2, T) are not exported.
+            instead.
+        classify_orders: `input_ids` int32 (B, 2, T), `lengths` (B, 2), of two
+            sequences that are scored together, both orders of two texts -> as
+            `classify`. Like classify_similarity it takes two rows of a compiled
+            batch, and is left out where there is one.
     Of double heads:
         choose: `input_ids` int32 (B, N, T), `lengths` (B, N), of N choices, each of
             which is read at its last token -> `probabilities` float32 (B, N),
@@ -106,6 +110,13 @@ def export_saved_model(
         classify_text: `text` -> as `classify`. With a tokenizer that has task tokens
             (`add_tokens_for(task_tokens=True)`), `[start] text [extract]`, as in
             fine-tuning; longer texts are cut at the end, as there.
+        classify_entailment: `premise`, `hypothesis` string (B,), with task tokens:
+            `[start] premise [delimiter] hypothesis [extract]` -> as `classify`.
+        classify_similarity: `text_a`, `text_b` string (B,), with task tokens: both
+            orders -> as `classify`. Of these two the one that the model was
+            fine-tuned for means something. Texts are cut as in fine-tuning with
+            `max_length` of n_positions, the longer one first.
+    Texts of more than 1 MiB are refused.
 
     Rows that a request may not have (ids outside the vocabulary, a length of 0 or
     beyond T, prompt and new tokens beyond `n_positions`, options out of range)

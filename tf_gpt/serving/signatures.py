@@ -9,6 +9,8 @@
     detokenize       input_ids, lengths -> text
     classify         input_ids, lengths -> labels, probabilities
     classify_text    text -> labels, probabilities
+    classify_orders, classify_entailment, classify_similarity
+                     the same of two texts
     choose           input_ids, lengths -> probabilities, choice
 
 `export.export_saved_model` says what each of them means. The graphs are plain
@@ -40,6 +42,9 @@ N_NEW = 20
 # Bytes of a prompt's text for each position of the model, at most: ten times what
 # text has. A longer one is refused before the time that tokenizing it would take.
 MAX_BYTES = 64
+
+# Bytes of any other text, at most: one word of as many takes four seconds.
+MAX_TEXT_BYTES = 2**20
 
 # Options of `GenerationConfig` that requests have, or that change no ids here.
 _HONOURED = {
@@ -149,7 +154,21 @@ _ROWS = {
     "input_ids": _spec(tf.int32, "input_ids", None, None),
     "lengths": _spec(tf.int32, "lengths", None),
 }
-_TEXT = {"text": _spec(tf.string, "text", None)}
+
+
+def _groups(n_sequences):
+    """Returns the inputs of so many sequences a row; None for any number."""
+    return {
+        "input_ids": _spec(tf.int32, "input_ids", None, n_sequences, None),
+        "lengths": _spec(tf.int32, "lengths", None, n_sequences),
+    }
+
+
+def _texts(*names):
+    return {name: _spec(tf.string, name, None) for name in names}
+
+
+_TEXT = _texts("text")
 _OPTIONS = {
     name: _spec(
         tf.float32 if name in ("temperature", "top_p") else tf.int32, name, None
@@ -220,6 +239,16 @@ def _checked_rows(config, ids, lengths):
         [_require(is_known, rule, "from", extremes[0], "to", extremes[1])], ids
     )
     return ids, lengths
+
+
+def _checked_choices(config, ids, lengths):
+    """Returns `(ids, lengths, [B, N])` of (B, N, T), as B * N checked rows."""
+    shape = tf.shape(ids)
+    rule = "`lengths` must be (B, N) for `input_ids` (B, N, T), with N at least 1."
+    same = (tf.shape(lengths) == shape[:2]) & (shape[1] > 0)
+    (ids,) = _after([_require(same, rule, tf.shape(lengths), shape)], ids)
+    flat = tf.reshape(ids, [-1, shape[2]]), tf.reshape(lengths, [-1])
+    return *_checked_rows(config, *flat), shape[:2]
 
 
 def _checked_options(config, lengths, buckets, options):
@@ -542,27 +571,18 @@ def _choices(rows):
         return {"scores": tf.cast(summary[:, 0], tf.float32)}
 
     def choose(input_ids, lengths):
-        shape = tf.shape(input_ids)  # B, N, T
-        rule = "`lengths` must be (B, N) for `input_ids` (B, N, T), with N at least 1."
-        same = (tf.shape(lengths) == shape[:2]) & (shape[1] > 0)
-        (input_ids,) = _after(
-            [_require(same, rule, tf.shape(lengths), shape)], input_ids
-        )
-        ids, flat = _checked_rows(
-            config, tf.reshape(input_ids, [-1, shape[2]]), tf.reshape(lengths, [-1])
-        )
+        ids, flat, shape = _checked_choices(config, input_ids, lengths)
         values = rows.run(scores, input_ids=ids, lengths=flat)["scores"]
-        values = tf.reshape(values, shape[:2])
+        values = tf.reshape(values, shape)
         return {
             "probabilities": tf.nn.softmax(values),
             "choice": tf.argmax(values, axis=1, output_type=tf.int32),
         }
 
-    inputs = {
-        "input_ids": _spec(tf.int32, "input_ids", None, None, None),
-        "lengths": _spec(tf.int32, "lengths", None, None),
-    }
-    return {"choose": Signature(choose, inputs, {})}
+    return {"choose": Signature(choose, _groups(None), {})}
+
+
+_OF_TWO_ROWS = {"classify_orders", "classify_similarity"}
 
 
 def _classification(rows, texts):
@@ -580,8 +600,14 @@ def _classification(rows, texts):
         ids, lengths = _checked_rows(config, input_ids, lengths)
         return rows.run(logits, input_ids=ids, lengths=lengths)
 
-    def classify(input_ids, lengths):
-        values = scored(input_ids, lengths)["logits"]  # (B, L)
+    def summed(input_ids, lengths):
+        ids, lengths, shape = _checked_choices(config, input_ids, lengths)
+        values = rows.run(logits, input_ids=ids, lengths=lengths)["logits"]
+        # The sum's score, as the model has it: the head has no bias.
+        values = tf.reshape(values, [*tf.unstack(shape), config.num_labels])
+        return {"logits": tf.reduce_sum(values, axis=1)}
+
+    def classified(values):
         if problem == "regression":
             return {"scores": values}
         is_multiple = problem == "multi_label_classification"
@@ -592,17 +618,38 @@ def _classification(rows, texts):
             else tf.nn.softmax(values),
         }
 
+    def signature(inputs, logits_of, rows_of=dict):
+        def call(**given):
+            return classified(logits_of(**rows_of(**given))["logits"])
+
+        return Signature(call, inputs, {})
+
     signatures = {
         DEFAULT: Signature(scored, _ROWS, {}),
-        "classify": Signature(classify, _ROWS, {}),
+        "classify": signature(_ROWS, scored),
+        # Not of any number: a server's batcher would fill up the sum's terms.
+        "classify_orders": signature(_groups(2), summed),
     }
-    if not texts:
-        return signatures
+    if texts:
+        signatures["classify_text"] = signature(_TEXT, scored, texts.example)
+    if texts and texts.delimiter is not None:
+        signatures["classify_entailment"] = signature(
+            _texts("premise", "hypothesis"), scored, texts.entailment
+        )
+        signatures["classify_similarity"] = signature(
+            _texts("text_a", "text_b"), summed, texts.similarity
+        )
+    if rows.buckets is not None and rows.buckets.batch_sizes[-1] < 2:
+        return {k: v for k, v in signatures.items() if k not in _OF_TWO_ROWS}
+    return signatures
 
-    def classify_text(text):
-        return classify(**texts.example(text))
 
-    return {**signatures, "classify_text": Signature(classify_text, _TEXT, {})}
+def _no_longer(name, text, most, rule):
+    """Returns texts that have no more bytes than `rule` says."""
+    n_bytes = tf.strings.length(text)
+    rule = f"`{name}` must have at most {rule}."
+    (text,) = _after([_require(n_bytes <= most, rule, n_bytes)], text)
+    return text
 
 
 class _Text:
@@ -613,8 +660,8 @@ class _Text:
         self.pad_id = tokenizer.pad_token_id or 0
         self.cleans_up = tokenizer.clean_up_tokenization_spaces
         self.n_positions = config.n_positions
-        # Of fine-tuning: `[start] text [extract]`.
-        self.frame = None
+        # Of fine-tuning: `[start] text [extract]`, and between two texts.
+        self.frame = self.delimiter = None
         if tokenizer.cls_token_id is not None:
             if tokenizer.bos_token_id is None:
                 raise ValueError(
@@ -622,9 +669,10 @@ class _Text:
                     "(bos) too. Received: bos_token=None."
                 )
             self.frame = tokenizer.bos_token_id, tokenizer.cls_token_id
+            self.delimiter = tokenizer.sep_token_id
 
     def tokenize(self, text):
-        return self._padded(self.graph(text))
+        return self._padded(self._ids("text", text))
 
     def detokenize(self, input_ids, lengths):
         width = tf.shape(input_ids)[1]
@@ -643,14 +691,9 @@ class _Text:
 
     def prompt(self, text, bos_id):
         """Returns the rows of prompts; an empty one starts from `bos_id`, if any."""
-        n_bytes = tf.strings.length(text)
-        rule = (
-            f"`text` must have at most {MAX_BYTES} bytes for each of "
-            f"n_positions={self.n_positions}."
-        )
-        good = n_bytes <= MAX_BYTES * self.n_positions
-        (text,) = _after([_require(good, rule, n_bytes)], text)
-        rows = self.tokenize(text)
+        rule = f"{MAX_BYTES} bytes for each of n_positions={self.n_positions}"
+        text = _no_longer("text", text, MAX_BYTES * self.n_positions, rule)
+        rows = self._padded(self.graph(text))
         if bos_id is None:
             return rows
         ids, lengths = rows["input_ids"], rows["lengths"]
@@ -662,15 +705,66 @@ class _Text:
 
     def example(self, text):
         """Returns the rows of texts to classify, cut as in fine-tuning."""
-        ids = self.graph(text)
+        ids = self._ids("text", text)
         if self.frame is None:
             return self._padded(ids[:, : self.n_positions])
-        start, extract = (
-            tf.fill(tf.stack([ids.nrows(), tf.constant(1, tf.int64)]), token)
-            for token in self.frame
+        return self._padded(self._framed(ids[:, : self.n_positions - 2]))
+
+    def entailment(self, premise, hypothesis):
+        """Returns the rows of a text and what may follow from it, as in fine-tuning."""
+        parts = self._parts(premise=premise, hypothesis=hypothesis)
+        return self._padded(self._framed(*parts))
+
+    def similarity(self, text_a, text_b):
+        """Returns both orders of two texts, (B, 2, T), as in fine-tuning."""
+        first, second = self._parts(text_a=text_a, text_b=text_b)
+        orders = [
+            self._padded(self._framed(*parts))
+            for parts in ((first, second), (second, first))
+        ]
+        return {
+            name: tf.stack([rows[name] for rows in orders], axis=1)
+            for name in ("input_ids", "lengths")
+        }
+
+    def _parts(self, **texts):
+        """Returns two columns of ids, the longer cut as `finetuning.transforms` does.
+
+        Each must have a token, and there must be as many of each.
+        """
+        sizes = [tf.size(text) for text in texts.values()]
+        names = " and ".join(f"`{name}`" for name in texts)
+        rule = f"{names} must have as many entries."
+        values = _after([_require(sizes[0] == sizes[1], rule, *sizes)], *texts.values())
+        ids = [self._ids(name, text) for name, text in zip(texts, values, strict=True)]
+        n_first, n_second = (tf.cast(part.row_lengths(), tf.int32) for part in ids)
+        rule = f"{names} must have at least one token each."
+        room = self.n_positions - 3
+        kept = tf.minimum(n_first, tf.maximum(room - n_second, room - room // 2))
+        kept = _after(
+            [_require((n_first > 0) & (n_second > 0), rule, n_first, n_second)],
+            kept,
+            tf.minimum(n_second, room - kept),
         )
-        ids = ids[:, : self.n_positions - 2]
-        return self._padded(tf.concat([start, ids, extract], axis=1))
+        return [
+            tf.RaggedTensor.from_tensor(part.to_tensor(), n)
+            for part, n in zip(ids, kept, strict=True)
+        ]
+
+    def _framed(self, first, second=None):
+        """Returns `[start] first [extract]`, with `[delimiter] second` between."""
+
+        def column(token):
+            n_rows = tf.cast(first.nrows(), tf.int32)
+            return tf.fill([n_rows, 1], token)
+
+        start, extract = map(column, self.frame)
+        between = [] if second is None else [column(self.delimiter), second]
+        return tf.concat([start, first, *between, extract], axis=1)
+
+    def _ids(self, name, text):
+        rule = f"{MAX_TEXT_BYTES} bytes"
+        return self.graph(_no_longer(name, text, MAX_TEXT_BYTES, rule))
 
     def _padded(self, ids):
         lengths = tf.cast(ids.row_lengths(), tf.int32)

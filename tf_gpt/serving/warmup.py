@@ -33,6 +33,8 @@ def write(path, signatures, n_positions, buckets=None):
     with tf.io.TFRecordWriter(str(path)) as file:
         for name, signature in signatures.items():
             for n_rows, length in sizes if "lengths" in signature.inputs else sizes[:1]:
+                if buckets is not None and n_rows < _least_rows(signature):
+                    continue
                 # Compiled, one new token is as good as many, and fits anywhere.
                 n_new = 2 if buckets is None else 1
                 if "max_new_tokens" in signature.inputs:
@@ -48,6 +50,12 @@ def write(path, signatures, n_positions, buckets=None):
                 file.write(record.SerializeToString())
 
 
+def _least_rows(signature):
+    """Returns how many rows of ids an entry has: both orders of two texts are two."""
+    _, *n_sequences = signature.inputs.get("lengths", tf.TensorSpec([None])).shape
+    return (n_sequences or [1])[0] or 1
+
+
 def _inputs(signature, n_rows, length, n_new):
     """Returns the inputs of a signature, NumPy, by name."""
     values = {
@@ -55,14 +63,14 @@ def _inputs(signature, n_rows, length, n_new):
         "input_ids": 0,
         "lengths": length,
         "max_new_tokens": n_new,
-        "text": "a",
     }
     inputs = {}
     for name, spec in signature.inputs.items():
         shape = [n_rows, length] if name == "input_ids" else [n_rows]
-        if spec.shape.rank > len(shape):  # so many choices of one row
-            shape = [1, *shape]
-        inputs[name] = tf.fill(shape, tf.constant(values[name], spec.dtype)).numpy()
+        if spec.shape.rank > len(shape):  # so many sequences of one row
+            shape = [1, spec.shape[1] or n_rows, *shape[1:]]
+        value = "a" if spec.dtype == tf.string else values[name]
+        inputs[name] = tf.fill(shape, tf.constant(value, spec.dtype)).numpy()
     return inputs
 
 
