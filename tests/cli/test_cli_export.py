@@ -11,6 +11,7 @@ def run(capsys, *arguments):
     return code, captured.out, captured.err
 
 
+@pytest.mark.slow
 def test_a_model_is_exported_for_tf_serving(folder, tmp_path, capsys):
     out = tmp_path / "gpt"
     code, said, noted = run(capsys, folder, "--format", "saved_model", "--out", out)

@@ -126,6 +126,7 @@ def test_every_task_runs_and_goes_on(folder, tmp_path, capsys, task, options, na
         assert len(answers.read_text().splitlines()) == 16
 
 
+@pytest.mark.slow
 def test_a_model_is_pretrained_from_text_alone(tmp_path, capsys):
     text = tmp_path / "text.txt"
     text.write_text("the king had a fox .\n\nthe fox had a sea .\n" * 40)

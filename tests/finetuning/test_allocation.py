@@ -5,9 +5,12 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.skipif(
-    platform.libc_ver()[0] != "glibc", reason="the C library is not glibc"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        platform.libc_ver()[0] != "glibc", reason="the C library is not glibc"
+    ),
+]
 
 # Prints the faults of writing a freed block of some megabytes anew.
 COUNT = """

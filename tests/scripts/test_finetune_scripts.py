@@ -71,6 +71,7 @@ def logits_by_hand(folder, texts):
     return np.asarray(model(ids)["logits"])[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_the_loss_falls_and_the_task_is_learnt(runs, task):
     _, _, history, _ = runs(task)
@@ -81,6 +82,7 @@ def test_the_loss_falls_and_the_task_is_learnt(runs, task):
     assert values[name][-1] > 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_what_is_saved_answers_as_the_inputs_of_the_paper_say(runs, task):
     names, folder, _, rows = runs(task)
@@ -103,6 +105,7 @@ def test_what_is_saved_answers_as_the_inputs_of_the_paper_say(runs, task):
             assert index == logits_by_hand(folder, texts).argmax()
 
 
+@pytest.mark.slow
 def test_recalls_are_those_of_the_scores(runs, write, tmp_path, capsys):
     names, folder, _, rows = runs("entailment")
     names["print_recalls"](str(folder), write(tmp_path / "rows.jsonl", rows))
@@ -147,6 +150,7 @@ def test_the_options_reach_model_and_optimizer(runs, task):
     assert schedule.total_steps == int(optimizer.iterations) == n_updates
 
 
+@pytest.mark.slow
 def test_pairs_with_labels_are_learnt_as_classes(
     small, script, write, examples, tmp_path
 ):
@@ -168,6 +172,7 @@ def test_pairs_with_labels_are_learnt_as_classes(
     assert right == pytest.approx(values["val_accuracy"][-1])
 
 
+@pytest.mark.slow
 def test_n_transfer_draws_the_blocks_above_anew(
     small, script, write, examples, tmp_path
 ):

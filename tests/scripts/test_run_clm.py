@@ -8,6 +8,7 @@ import pytest
 TEXT = "the king had a red fox .\n\nthe fox had a green sea .\n"
 
 
+@pytest.mark.slow
 def test_a_text_is_learnt_saved_and_continued(small, script, tmp_path, capsys):
     from tf_gpt import OpenAIGPTLMHeadModel, OpenAIGPTTokenizer
 

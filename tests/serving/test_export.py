@@ -228,6 +228,7 @@ def short_texts(n):
     return [text if text.strip() else f"{text} a" for text in texts]
 
 
+@pytest.mark.slow
 def test_500_texts_are_continued_as_outside(model, tokenizer, ask):
     texts = [text for text in short_texts(560) if tokenizer(text)["input_ids"]][:500]
     assert len(texts) == 500
@@ -265,6 +266,7 @@ def test_a_text_may_have_64_bytes_for_each_position(ask):
         ask("generate_text", text=np.array([longest + b"s"], object), **options_of(1))
 
 
+@pytest.mark.slow
 def test_an_empty_text_starts_from_the_start_token(tokenizer, tmp_path):
     model = small_model(bos_token_id=2)
     signatures = load(export_saved_model(model, tmp_path, tokenizer))
@@ -465,6 +467,7 @@ def test_saved_model_cli_reads_it(folder):
         assert line in shown
 
 
+@pytest.mark.slow
 def test_it_runs_where_there_is_no_tf_gpt(model, folder):
     program = textwrap.dedent(
         """
@@ -848,6 +851,7 @@ def test_a_text_of_more_than_a_mebibyte_is_refused(classifier, name):
             signatures[name](text=text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_sizes", [[1], [1, 4]])
 def test_a_compiled_pair_takes_two_rows_of_the_batch(
     batch_sizes, task_tokenizer, tmp_path
@@ -857,6 +861,7 @@ def test_a_compiled_pair_takes_two_rows_of_the_batch(
         "OpenAIGPTForSequenceClassification",
         vocab_size=len(task_tokenizer),
         n_positions=40,
+        n_layer=1,
     )
     folder = export_saved_model(
         model,
@@ -988,6 +993,7 @@ def test_a_compiled_export_gives_the_same(compiled):
         np.testing.assert_allclose(logits[i, :n], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "lengths, n_new, message",
     [
