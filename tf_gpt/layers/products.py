@@ -2,7 +2,9 @@
 
 With one row the product is bound by memory, and XLA on a CPU computes it on
 one thread, at half of what the memory gives. Written as a batched product it
-runs on every thread. From two rows on the ordinary product is threaded.
+runs on every thread. From two rows on the ordinary product is threaded; all rows
+are one matrix then, since outside XLA TensorFlow multiplies each entry of a batch
+by itself, and reads the weights anew for each.
 """
 
 import math
@@ -25,9 +27,24 @@ def has_one_row(x):
 
 
 def _has_few_rows(x):
-    """Returns whether x (..., K), of static shape, is a batch's newest tokens."""
-    rows = x.shape[:-1]
-    return None not in rows and 1 < math.prod(rows) <= FEW_ROWS
+    """Returns whether x (..., K) is a batch's newest tokens, one a row.
+
+    The size of the batch may be unknown, as in a graph that takes any.
+    """
+    batch_size, *more = x.shape[:-1]
+    if batch_size is None:
+        return all(size == 1 for size in more)
+    return None not in more and 1 < batch_size * math.prod(more) <= FEW_ROWS
+
+
+def _flat(x):
+    """Returns x (..., K) as (N, K)."""
+    return ops.reshape(x, (-1, x.shape[-1])) if len(x.shape) > 2 else x
+
+
+def _unflat(y, x):
+    """Returns y (N, M) with the leading sizes of x (..., K)."""
+    return ops.reshape(y, (*ops.shape(x)[:-1], y.shape[-1])) if len(x.shape) > 2 else y
 
 
 def one_row_product(x, kernel):
@@ -66,11 +83,10 @@ def tied_logits(hidden, table):
     if _has_few_rows(hidden):
         # The table on the left is read as it lies; on the right it is packed
         # anew for each product, at twice the time.
-        rows = ops.reshape(hidden, (-1, n_embd))
-        scores = ops.transpose(ops.matmul(table, ops.transpose(rows)))
-        return ops.reshape(scores, (*hidden.shape[:-1], vocab_size))
+        scores = ops.matmul(table, ops.transpose(_flat(hidden)))
+        return _unflat(ops.transpose(scores), hidden)
     if pieces == 1 or not has_one_row(hidden):
-        return ops.matmul(hidden, ops.transpose(table))
+        return _unflat(ops.matmul(_flat(hidden), ops.transpose(table)), hidden)
     # Here the pieces are rows of the table: each gives its own tokens' scores.
     scores = ops.einsum(
         "pvc,c->pv",
@@ -99,10 +115,10 @@ class Projection(keras.layers.Dense):
         if has_one_row(inputs):
             y = one_row_product(inputs, kernel)
         else:
-            y = ops.matmul(inputs, kernel)
+            y = _unflat(ops.matmul(_flat(inputs), kernel), inputs)
         if self.lora_enabled:
-            small = ops.matmul(inputs, self.lora_kernel_a)
-            small = ops.matmul(small, self.lora_kernel_b)
+            small = ops.matmul(_flat(inputs), self.lora_kernel_a)
+            small = _unflat(ops.matmul(small, self.lora_kernel_b), inputs)
             y = y + self.lora_alpha / self.lora_rank * small
         return y + self.bias if self.use_bias else y
 
