@@ -349,7 +349,8 @@ def test_generating_imports_no_tensorflow(speaker, tmp_path):
         "from tf_gpt.serving import LiteRTGenerator\n"
         f"generator = LiteRTGenerator({str(path)!r}, tokenizer='mini')\n"
         "text = generator.generate_text('the king', max_new_tokens=5, do_sample=True)\n"
-        "heavy = [m for m in ('tensorflow', 'keras') if m in sys.modules]\n"
+        "names = 'tensorflow', 'keras', 'ai_edge_litert.schema_py_generated'\n"
+        "heavy = [m for m in names if m in sys.modules]\n"
         "print(json.dumps([text, heavy]))\n"
     )
     result = subprocess.run(

@@ -95,9 +95,7 @@ class Graph:
         return tensor
 
     def shape(self, tensor):
-        tensor = self._sub.tensors[tensor]
-        known = tensor.shape if tensor.shapeSignature is None else tensor.shapeSignature
-        return list(known)
+        return list(self._sub.tensors[tensor].shapeSignature)
 
     def constant(self, name, make):
         """Adds a constant; of one name there is one copy in the file.
@@ -113,7 +111,8 @@ class Graph:
                 array, scales = array
             tensor = schema.TensorT()
             tensor.name, tensor.hasRank = name, True
-            tensor.shape, tensor.type = list(array.shape), TYPES[str(array.dtype)]
+            tensor.shape = tensor.shapeSignature = list(array.shape)
+            tensor.type = TYPES[str(array.dtype)]
             tensor.quantization = None if scales is None else _PerRow(scales)
             tensor.buffer = self._buffer(array)
             self._stored[name] = tensor
